@@ -17,11 +17,14 @@ class CountingKernels(TypedDict, total=False):
     rates: Callable[[Any, Any, float, bool, Any, Any], bool]
     decisions: Callable[[Any, Any, int, Any, int, Any, Any], None]
     errors: Callable[[Any, Any, int, Any, Any, Any, Any, Any], None]
-    matrices: Callable[[Any, int, Any, Any, Any, int, Any], None]
+    matrices: Callable[[Any, int, Any, Any, int, Any], None]
+    highest: Callable[[Any, int, int, Any], None]
     queries: Callable[[Any, int, Any, int, Any, bool, bool, Any, Any], None]
-    group_keys: Callable[[Any, Any, Any], None]
-    add_words: Callable[[Any, bool, Any, Any], bool]
-    sum_hashes: Callable[[Any, Any, Any, Any], None]
+    place_rows: Callable[[Any, Any, Any, Any, bool, Any], None]
+    add_words: Callable[[Any, Any, int, int, int, Any, Any], bool]
+    sum_hashes: Callable[[Any, Any, Any, Any, Any, Any], None]
+    tally: Callable[[Any, Any, int, Any, int, Any, Any, int, int, Any, Any], int]
+    pack_sums: Callable[[Any, Any, int, Any, Any], None]
 
 
 NO_KERNELS: CountingKernels = {}

@@ -9,8 +9,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
+from lossd.compiled.passes import Passes
 from lossd.metrics import classes as module
 from lossd.metrics import entries
+from lossd.metrics.combinations import Combinations
 from lossd.metrics.entries import blocks, most_likely
 from metrics.measuring import Array, Request, alike, measure
 
@@ -31,6 +33,42 @@ def test_the_predicted_class_is_argmax_lowest_index_first_nan_highest(shape, kin
         scores[:, :, 0] = -np.inf
     # NumPy documents both: the first of several, and NaN above all.
     assert np.array_equal(most_likely(torch.from_numpy(scores)).numpy(), scores.argmax(1))
+
+
+@pytest.mark.parametrize("shape", [(9, 2, 1), (40, 10, 1), (3, 48, 1), (2, 60, 1), (3, 4, 600), (2, 1, 7), (1, 3, 0)])
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_a_kernel_finds_the_same_most_likely_class(shape: tuple[int, ...], dtype: str, passes: Passes) -> None:
+    scores = np.random.default_rng(1).integers(-2, 3, shape).astype(dtype)  # most of the highest are not alone
+    scores[scores == -2] = np.nan
+    scores[scores == 2] = np.inf
+    found = most_likely(torch.from_numpy(scores), passes.counting)
+    assert np.array_equal(found.numpy(), scores.argmax(1))
+
+
+@pytest.mark.parametrize("cells", [1, 7, 100, 5000])
+@pytest.mark.parametrize("width", [1, 5])
+@pytest.mark.parametrize("masked", [False, True])
+def test_a_kernel_counts_combinations_as_numpy_does(cells: int, width: int, masked: bool, passes: Passes) -> None:
+    rng = np.random.default_rng(cells + width)
+    lengths, slots = [4, 1, 30, 2], 6
+    rows = sum(lengths)
+    index = np.repeat(np.arange(4) * slots, lengths) + rng.integers(0, slots, rows)
+    key, upper = (torch.from_numpy(rng.integers(0, cells, (rows, width))) for _ in range(2))
+    ignored = torch.from_numpy(rng.random((rows, width)) < 0.3) if masked else None
+    general = Combinations(index, 4 * slots)
+    compiled = Combinations(index, 4 * slots, np.array([0, 4, 5, 35, 37]), passes.counting["tally"])
+    for more in ({}, {"upper": upper, "factor": cells}):
+        size = cells**2 if more else cells
+        if more and cells == 5000:
+            continue
+        places = index[:, None] * size + key.numpy() + (cells * upper.numpy() if more else 0)
+        used, times = np.unique(places if ignored is None else places[~ignored.numpy()], return_counts=True)
+        for combinations in (general, compiled):
+            found = combinations.tally(key, size, ignored, **more)
+            assert [column.tolist() for column in found] == [used.tolist(), times.tolist()]
+    used, times = np.unique(index, return_counts=True)
+    for combinations in (general, compiled):
+        assert [column.tolist() for column in combinations.tally_rows()] == [used.tolist(), times.tolist()]
 
 
 @given(rows=st.integers(1, 40), width=st.integers(1, 700), length=st.integers(1, 3000))

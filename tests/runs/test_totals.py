@@ -8,6 +8,7 @@ import struct
 import numpy as np
 import pytest
 
+from lossd.compiled.passes import Passes
 from lossd.exact.integer_sums import IntegerSums
 from lossd.metrics.contributions import Extremes
 from lossd.runs.rows.slots import placed
@@ -32,14 +33,15 @@ def test_the_largest_of_each_batch(definition: dict[str, object]) -> None:
 
 
 @pytest.mark.parametrize("size", [5, 1000])
-@pytest.mark.parametrize("most", [3, 300], ids=["narrow sums", "wide sums"])
-def test_sums_that_are_split_have_the_bytes_of_each_part(size: int, most: int) -> None:
+@pytest.mark.parametrize("most", [3, 127, 128, 300, 1 << 16, 1 << 40])
+def test_sums_that_are_split_have_the_bytes_of_each_part(size: int, most: int, passes: Passes) -> None:
     random = np.random.default_rng(size + most)
     dense = random.integers(-most, most, 4 * size) * (random.random(4 * size) < 5 / size)
     dense[size : 2 * size] = 0
     used = np.flatnonzero(dense)
-    parts = IntegerSums.split(used, dense[used], size, 4)
-    for part, wanted in zip(parts, dense.reshape(4, size), strict=True):
-        held = np.flatnonzero(wanted)
-        assert part.encode() == IntegerSums(size, held, wanted[held]).encode()
-        assert part.dense().tolist() == wanted.tolist()
+    for pack in (None, passes.counting["pack_sums"]):
+        parts = IntegerSums.split(used, dense[used], size, 4, pack)
+        for part, wanted in zip(parts, dense.reshape(4, size), strict=True):
+            held = np.flatnonzero(wanted)
+            assert part.encode() == IntegerSums(size, held, wanted[held]).encode()
+            assert part.dense().tolist() == wanted.tolist()

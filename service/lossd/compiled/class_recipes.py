@@ -272,7 +272,7 @@ def _log_probabilities(recipe: Recipe) -> Form | None:
         if not (recipe.metrics and matrices_fit(count, classes, scores.size)):
             return PassOutput(columns, doubtful)
         matrices = np.zeros((count, classes, classes), np.int64)
-        confusion.matrices(flat(scores), words, labels, starts, np.empty(0, np.int64), ignored, matrices)
+        confusion.matrices(flat(scores), words, labels, starts, ignored, matrices)
         return PassOutput(columns, doubtful, {"matrices": matrices})
 
     counting = (confusion.matrices,) if recipe.metrics else ()

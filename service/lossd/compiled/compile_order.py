@@ -16,6 +16,7 @@ from lossd.compiled import (
     rankings,
     regions,
     softmax,
+    tallies,
 )
 from lossd.compiled.kernels import Kernel, kernel_of
 from lossd.counting_kernels import CountingKernels
@@ -39,9 +40,12 @@ KERNELS: Sequence[Kernel] = [
         boxes.pairs,
         multivariate.multivariate,
         rankings.queries,
-        hashes.group_keys,
+        confusion.highest,
+        hashes.place_rows,
         hashes.add_words,
         hashes.sum_hashes,
+        tallies.tally,
+        tallies.pack_sums,
     )
 ]
 
@@ -50,9 +54,12 @@ COUNTING: CountingKernels = {
     "decisions": elementwise.decisions,
     "errors": elementwise.errors,
     "matrices": confusion.matrices,
+    "highest": confusion.highest,
     "queries": rankings.queries,
-    "group_keys": hashes.group_keys,
+    "place_rows": hashes.place_rows,
     "add_words": hashes.add_words,
     "sum_hashes": hashes.sum_hashes,
+    "tally": tallies.tally,
+    "pack_sums": tallies.pack_sums,
 }
 """The kernels that metrics and runs call: what these count for a pass, they count for any other loss too."""

@@ -1,4 +1,4 @@
-"""Confusion matrices of class scores, for the metrics of losses without a pass of their own."""
+"""Confusion matrices and predicted classes of class scores, for the metrics of losses without a pass of their own."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from lossd.compiled.kernels import aot
 from lossd.compiled.memory import load
 from lossd.compiled.strips import STRIP, count
 
-__all__ = ["matrices"]
+__all__ = ["highest", "matrices"]
 
 
 @jit
@@ -46,8 +46,29 @@ def _highest(scores: Any, words: int, first: int, classes: int) -> int:
     return best
 
 
-@aot("void(float32[::1], int64, int64[:,::1], int64[::1], int64[::1], int64, int64[:,:,::1])")
-def matrices(scores: Any, words: int, target: Any, starts: Any, place: Any, ignored: int, matrices: Any) -> None:
+@aot("void(float32[::1], int64, int64, int64[:,::1])")
+def highest(scores: Any, words: int, classes: int, found: Any) -> None:
+    """Find the class with the highest score, the first of several; NaN is higher than any number.
+
+    Args:
+        scores: (R * C * I * words,), see :mod:`lossd.compiled.memory`.
+        words: The float32 words of a score.
+        classes: The number C of classes.
+        found: (R, I), written.
+    """
+    rows, positions = found.shape
+    top = np.empty(STRIP)
+    for i in range(rows):
+        if positions == 1:
+            found[i, 0] = _highest(scores, words, i * classes, classes)
+            continue
+        for start in range(0, positions, STRIP):
+            width, first = min(STRIP, positions - start), i * classes * positions + start
+            _find_highest(scores, words, first, classes, positions, top, found[i, start:], width)
+
+
+@aot("void(float32[::1], int64, int64[:,::1], int64[::1], int64, int64[:,:,::1])")
+def matrices(scores: Any, words: int, target: Any, starts: Any, ignored: int, matrices: Any) -> None:
     """Count confusion matrices, target by predicted class.
 
     Args:
@@ -55,20 +76,18 @@ def matrices(scores: Any, words: int, target: Any, starts: Any, place: Any, igno
         words: The float32 words of a score.
         target: (R, I) class indices, in range or ignored.
         starts: (B + 1,) the first row of each request, and R.
-        place: (R,) the matrix of each row; (0,) if it is that of its request.
         ignored: The target that does not count.
-        matrices: (M, C, C), counted up.
+        matrices: (B, C, C), counted up.
     """
     classes, positions = matrices.shape[1], target.shape[1]
     top, best = np.empty(STRIP), np.empty(STRIP, np.int64)
     for b in range(starts.shape[0] - 1):
         for i in range(starts[b], starts[b + 1]):
-            matrix = place[i] if place.shape[0] else b
             if positions == 1:
                 if target[i, 0] != ignored:
-                    matrices[matrix, target[i, 0], _highest(scores, words, i * classes, classes)] += 1
+                    matrices[b, target[i, 0], _highest(scores, words, i * classes, classes)] += 1
                 continue
             for start in range(0, positions, STRIP):
                 width = min(STRIP, positions - start)
                 _find_highest(scores, words, i * classes * positions + start, classes, positions, top, best, width)
-                count(target[i, start : start + width], ignored, best, matrices[matrix])
+                count(target[i, start : start + width], ignored, best, matrices[b])

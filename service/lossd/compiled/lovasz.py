@@ -145,9 +145,7 @@ def _lovasz(recipe: Recipe) -> Form | None:
         if not (recipe.metrics and matrices_fit(count, classes, scores.size)):
             return PassOutput(columns, doubtful)
         matrices, starts = np.zeros((count, classes, classes), np.int64), np.arange(count + 1) * images
-        confusion.matrices(
-            flat(scores), 1, labels.reshape(-1, positions), starts, np.empty(0, np.int64), NO_CLASS, matrices
-        )
+        confusion.matrices(flat(scores), 1, labels.reshape(-1, positions), starts, NO_CLASS, matrices)
         return PassOutput(columns, doubtful, {"matrices": matrices})
 
     return Form([kernel_of(confusion.matrices)] if recipe.metrics else (), evaluate)

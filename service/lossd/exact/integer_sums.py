@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import struct
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -42,9 +42,12 @@ class IntegerSums:
         self._held = 0
         # The bytes of the sums, once they are known.
         self._encoded: bytes | None = None
+        self._unread = False
 
     @classmethod
-    def split(cls, index: Array, values: Array, size: int, parts: int) -> list[IntegerSums]:
+    def split(
+        cls, index: Array, values: Array, size: int, parts: int, pack: Callable[..., None] | None = None
+    ) -> list[IntegerSums]:
         """Return neighbouring sums, as many in each of several parts, whose bytes are made together.
 
         Args:
@@ -52,7 +55,14 @@ class IntegerSums:
             values: These, (m,) int64.
             size: The number of sums of a part.
             parts: The number of parts.
+            pack: The compiled function that makes the bytes; None if it is not at hand.
         """
+        if pack is not None:
+            data, ends = np.empty(parts * HEADER.size + 16 * len(index), np.uint8), np.empty(parts, np.int64)
+            pack(index, values, size, data, ends)
+            stops = ends.tolist()
+            whole = data[: stops[-1]].tobytes()
+            return [cls.encoded(whole[begin:end], size) for begin, end in zip([0, *stops], stops, strict=False)]
         firsts = np.arange(parts + 1) * size
         bounds = np.searchsorted(index, firsts)
         local = index - np.repeat(firsts[:-1], np.diff(bounds))
@@ -88,11 +98,19 @@ class IntegerSums:
             )
         return answers
 
+    @classmethod
+    def encoded(cls, data: bytes, size: int) -> IntegerSums:
+        """Return the sums of the bytes that :meth:`encode` returns; they are read when they are needed."""
+        sums = cls(size)
+        sums._encoded, sums._unread = data, True
+        return sums
+
     def merge(self, other: IntegerSums) -> None:
         """Add other sums, as many."""
         if other.size != self.size:
             raise ValueError(f"expected {self.size} sums, found {other.size}")
         other._settle()
+        self._read()
         if not (len(self._index) or self._waiting):
             # None of these is changed in place.
             self._index, self._values, self._encoded = other._index, other._values, other._encoded
@@ -202,7 +220,14 @@ class IntegerSums:
             answer._values = sums[answer._index]
         return answer
 
+    def _read(self) -> None:
+        if self._unread:
+            assert self._encoded is not None
+            read = self.decode(self._encoded, self.size)
+            self._index, self._values, self._unread = read._index, read._values, False
+
     def _settle(self) -> None:
+        self._read()
         if not self._waiting:
             return
         parts = [(self._index, self._values), *self._waiting]

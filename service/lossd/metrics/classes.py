@@ -12,7 +12,7 @@ from lossd.lazy_torch import Tensor, torch
 from lossd.losses.registry import Input
 from lossd.metrics.averages import Averages, macro_and_weighted
 from lossd.metrics.calibration import ProbableClasses
-from lossd.metrics.contributions import Scores
+from lossd.metrics.contributions import Contribution, Scores, Tallied
 from lossd.metrics.counts import CLASSES, others
 from lossd.metrics.entries import Entries, entrywise, for_kernels, most_likely
 from lossd.metrics.odds import log_odds
@@ -46,8 +46,6 @@ NEARLY = 1e-3
 # The parts with the counts of each class, without the matrix.
 COUNTED = ("hits", "predictions", "targets")
 
-NO_PLACES = np.zeros(0, np.int64)
-
 # Up to this many cells the matrices of a whole batch are counted at once, whatever the number of entries.
 FREE_CELLS = 1 << 16
 
@@ -64,6 +62,19 @@ def _classes_of(view: View) -> int:
     counted = view.counted.get("matrices")
     shape: Sequence[int] = (view.tensors["prediction"] if counted is None else counted).shape
     return shape[1]
+
+
+class Confusion(Tally):
+    """The confusion matrices, (B, C²): target by predicted class."""
+
+    def contributions(self, task: Any) -> dict[str, Contribution]:
+        """Return the entries; without weights, how many each combination has, from both classes of each entry."""
+        if task.view.sample_weight is not None:
+            return super().contributions(task)
+        classes: int = task.classes
+        ignored = task.entries.repeated(task.target_class.shape[1]).ignored
+        found, times = task.view.placed.tally(task.predicted_class, classes**2, ignored, task.target_class, classes)
+        return {"sum": Tallied(found, times, (classes**2,))}
 
 
 @task(*CLASSES)
@@ -124,7 +135,7 @@ class Classes(ProbableClasses, Regions):
         if self.view.activation == "predicted":
             prediction = self.view.tensors["prediction"]
             return prediction.long().reshape(prediction.shape[0], -1)
-        return most_likely(self.scores)
+        return most_likely(self.scores, self.view.kernels)
 
     @cached_property
     def target_class(self) -> Tensor:
@@ -225,35 +236,20 @@ class Classes(ProbableClasses, Regions):
             self.count, self.classes, self.target_class.numel() * self.classes
         ):
             return None
-        counted = self._by_kernel(self.count, NO_PLACES)
+        counted = self._by_kernel()
         return self.confusion.reshape(-1, self.classes, self.classes) if counted is None else counted
 
-    def placed_by_kernel(self, name: str) -> Array | None:
-        """Return the confusion matrices of a run's combinations, if they are few."""
-        if name != "confusion":
-            return None
-        placed, cells = self.view.placed, self.classes**2
-        if not placed.are_few(cells, self.target_class.numel()):
-            return None
-        counted = self._by_kernel(placed.count, placed.index)
-        return None if counted is None else counted.reshape(-1, cells)
-
-    def _by_kernel(self, matrices: int, place: Array) -> Array | None:
-        """Return matrices as a kernel counts them; None if none does.
-
-        Args:
-            matrices: How many there are.
-            place: The matrix of each row; none if it is that of its request.
-        """
+    def _by_kernel(self) -> Array | None:
+        """Return the confusion matrices as a kernel counts them; None if none does."""
         view, count = self.view, self.view.kernels.get("matrices")
         if count is None or view.activation == "predicted" or (found := for_kernels(view, self.scores)) is None:
             return None
         rows, (scores,), words = found
         distributed = view.tensors["target"].is_floating_point()
         ignored = NO_CLASS if distributed or view.ignore_index is None else view.ignore_index
-        counted = np.zeros((matrices, self.classes, self.classes), np.int64)
+        counted = np.zeros((self.count, self.classes, self.classes), np.int64)
         target = self.target_class.contiguous().numpy()
-        count(scores, words, target, rows, place, ignored, counted)
+        count(scores, words, target, rows, ignored, counted)
         return counted
 
     @property
@@ -261,7 +257,7 @@ class Classes(ProbableClasses, Regions):
         """The parts that the task itself reads."""
         return ("confusion",) if self.classes <= MATRIX_CLASSES else ("hits", "predictions", "targets")
 
-    @Tally
+    @Confusion
     def confusion(self) -> tuple[Tensor, int]:
         """The confusion matrices, (B, C²)."""
         return self.pairs, self.classes**2

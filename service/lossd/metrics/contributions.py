@@ -20,6 +20,7 @@ __all__ = [
     "Extremes",
     "Products",
     "Scores",
+    "Tallied",
     "Total",
     "one_by_one",
     "products",
@@ -43,6 +44,21 @@ class Amounts:
     shape: tuple[int, ...]
     place: Array | None
     index: Array | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Tallied:
+    """Counts of entries that are added up, without those of 0.
+
+    Attributes:
+        key: The combination times the number of counts of each, plus the place of the count: (m,) int64, rising.
+        times: The counts, (m,) int64.
+        shape: The shape of the counts of a combination.
+    """
+
+    key: Array
+    times: Array
+    shape: tuple[int, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,7 +109,7 @@ class Products:
     place: Array
 
 
-Contribution = Amounts | Extremes | Scores | Products
+Contribution = Amounts | Tallied | Extremes | Scores | Products
 
 
 class Total(Protocol):

@@ -7,7 +7,7 @@ from functools import cached_property
 from typing import Any, ClassVar
 
 from lossd.lazy_torch import Tensor, torch
-from lossd.metrics.contributions import Amounts, Contribution, Scores
+from lossd.metrics.contributions import Contribution, Scores, Tallied
 from lossd.metrics.counts import Counts
 from lossd.metrics.entries import Entries
 from lossd.metrics.parts import Rankings, Sums
@@ -47,11 +47,8 @@ class Cells(Sums):
         key, placed = (3 - code).reshape(rows, labels), task.view.placed
         if labels > 1:
             key = key.long() + torch.arange(0, 4 * labels, 4, device=key.device)
-        if placed.are_few(4 * labels, key.numel()):
-            counts = placed.counts(key, 4 * labels, task.entries.ignored)
-            return {"sum": Amounts(counts, None, (labels, 4), None)}
-        keys, times = placed.tally(key.long(), 4 * labels, task.entries.ignored)
-        return {"sum": Amounts(times, None, (labels, 4), keys // (4 * labels), keys % (4 * labels))}
+        found, times = placed.tally(key, 4 * labels, task.entries.ignored)
+        return {"sum": Tallied(found, times, (labels, 4))}
 
 
 class Decided(Counts):

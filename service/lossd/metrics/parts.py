@@ -15,7 +15,16 @@ from typing import Any, ClassVar, TypeVar
 import numpy as np
 
 from lossd.lazy_torch import Tensor
-from lossd.metrics.contributions import Amounts, Contribution, CountedRows, Exact, Extremes, Total, one_by_one
+from lossd.metrics.contributions import (
+    Amounts,
+    Contribution,
+    CountedRows,
+    Exact,
+    Extremes,
+    Tallied,
+    Total,
+    one_by_one,
+)
 from lossd.metrics.entries import Entries
 from lossd.metrics.registry import Array, Floats, Task
 
@@ -96,18 +105,11 @@ class Tally(Sums):
 
     def contributions(self, task: Any) -> dict[str, Contribution]:
         """Return the entries, each with its sum; without weights and values, how many each combination has."""
-        assert self.attrname is not None
-        counted = task.placed_by_kernel(self.attrname)
-        if counted is not None:
-            return {"sum": Amounts(counted, None, counted.shape[1:], None)}
         tensor, cells, *values = self.function(task)
         entries: Entries = task.entries.repeated(tensor.shape[1])
         if not values and task.view.sample_weight is None:
-            placed = task.view.placed
-            if placed.are_few(cells, tensor.numel()):
-                return {"sum": Amounts(placed.counts(tensor, cells, entries.ignored), None, (cells,), None)}
-            keys, times = placed.tally(tensor, cells, entries.ignored)
-            return {"sum": Amounts(times, None, (cells,), keys // cells, keys % cells)}
+            found, times = task.view.placed.tally(tensor, cells, entries.ignored)
+            return {"sum": Tallied(found, times, (cells,))}
         key = tensor.numpy(force=True)
         kept = np.ones(key.shape, bool) if entries.ignored is None else ~entries.ignored.numpy(force=True)
         kept = np.broadcast_to(kept, key.shape)

@@ -73,10 +73,6 @@ class Task:
         """Return a part of a batch that a compiled function counts; None if none does."""
         return None
 
-    def placed_by_kernel(self, name: str) -> Array | None:
-        """Return a part of each combination of a run that a compiled function counts, (U, cells); None if none does."""
-        return None
-
     def warning_parts(self, names: Sequence[str]) -> tuple[str, ...]:
         """Return the parts that the task's warnings read, given the requested metrics."""
         return ()

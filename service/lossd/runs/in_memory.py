@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property, partial
 from itertools import accumulate
@@ -25,7 +25,7 @@ from lossd.runs.comparing import Side, compared
 from lossd.runs.counting import FIRST, STATE
 from lossd.runs.definition import RunDocument
 from lossd.runs.facts import Facts
-from lossd.runs.measuring import COVERED, entries_of, fingerprints, measured
+from lossd.runs.measuring import COVERED, entries_of, entries_of_row, fingerprints, measured
 from lossd.runs.reading import result_of
 from lossd.runs.report import BatchReport
 from lossd.runs.rows import identity
@@ -36,7 +36,7 @@ from lossd.runs.rows.places import CLUSTER_ID, SAMPLE_ID, groups_of_rows, is_abo
 from lossd.runs.rows.strata import groups_of
 from lossd.runs.state import Measured, RunState, description_of, parts_of
 from lossd.runs.totals import RunTotal
-from lossd.runs.totals.sums import counts_of
+from lossd.runs.totals.sums import rows_by_slot
 from lossd_client.errors import DefinitionChanged, InternalError, InvalidRequest, Problem
 
 __all__ = ["answer_of"]
@@ -84,7 +84,6 @@ class _Counting:
         self.definition: Mapping[str, Any] = recipe.run["count"]
         self.content_hash: str = recipe.run["hash"]
         self.kind: str = self.definition["identity"]
-        self.names = sorted(recipe.dtypes)
         self.beside = [column.name for column in recipe.inputs if is_about_rows(column.name)]
         codes = [name for name in recipe.numbers if is_about_rows(name)]
         self.first = recipe.numbers.index(FIRST) if FIRST in recipe.numbers else None
@@ -105,6 +104,11 @@ class _Counting:
         )
 
     @cached_property
+    def entries(self) -> int | None:
+        """How many entries of each row are judged; None if that depends on the inputs."""
+        return entries_of_row(self.recipe)
+
+    @cached_property
     def versions(self) -> Mapping[str, int]:
         """The version of each metric's definition."""
         known = METRICS.get(str(self.recipe.task), {})
@@ -115,28 +119,16 @@ class _Counting:
     ) -> list[bytes | Problem]:
         """Return the report of each batch of the run."""
         outcomes = isolated(batch, partial(self._measured, kernels=kernels))
-        stops = accumulate(batch.rows)
-        sent = [self._arrays_of(arrays, position, stop, batch.rows) for position, stop in enumerate(stops)]
+        sent = _Sent(self.recipe, batch, arrays)
         if self.recipe.kind == "rows":
             prints = self._fingerprints(batch.rows, arrays, batch.numbers, kernels)
         else:
             prints = [
-                self._fingerprints([rows], sent[i], batch.numbers[i : i + 1], kernels)[0]
+                self._fingerprints([rows], sent.arrays(i), batch.numbers[i : i + 1], kernels)[0]
                 for i, rows in enumerate(batch.rows)
             ]
-        layouts: dict[int, bytes] = {}
         return [
-            outcome
-            if isinstance(outcome, Problem)
-            else _protected(
-                self._report,
-                outcome,
-                prints[i],
-                sent[i],
-                batch.rows[i],
-                batch.numbers[i] if batch.numbers else (),
-                layouts,
-            )
+            outcome if isinstance(outcome, Problem) else _protected(self._report, outcome, prints[i], sent, i)
             for i, outcome in enumerate(outcomes)
         ]
 
@@ -145,12 +137,11 @@ class _Counting:
         if self.recipe.kind != "rows" and len(batch.rows) > 1:
             return None
         beside = {name: batch.inputs[name].numpy(force=True) for name in self.beside}
-        groups = groups_of_rows(self.definition, batch.rows, self._firsts(batch.numbers), beside, kernels)
         codes = {
             name.removeprefix(slice_input("")): [int(numbers[at]) for numbers in batch.numbers]
             for name, at in self.codes.items()
         }
-        placement = placement_of(self.definition, batch.rows, groups, beside, codes)
+        placement = placement_of(self.definition, batch.rows, self._firsts(batch.numbers), beside, codes, kernels)
         inner = batch._replace(
             recipe=self.evaluated,
             numbers=[numbers[: self.evaluated_numbers] for numbers in batch.numbers],
@@ -159,20 +150,13 @@ class _Counting:
         )
         facts, totals = measured(inner, placement, self.definition["limit"], kernels)
         facts.clustered = CLUSTER_ID in beside
-        by_slot = counts_of(placement, placement.combinations.index)
+        by_slot = rows_by_slot(placement)
         templates: list[encoding.Template] = []
         return [BatchContribution(facts, *found, templates) for found in zip(totals, by_slot, strict=True)]
 
     def _firsts(self, numbers: Sequence[Sequence[float]]) -> list[int] | None:
         """Return the key of the first row of each batch."""
         return None if self.first is None else [int(of_batch[self.first]) for of_batch in numbers]
-
-    def _arrays_of(
-        self, arrays: Mapping[str, Array], position: int, stop: int, rows: Sequence[int]
-    ) -> dict[str, Array]:
-        """Return the inputs of one batch, whose last row is before ``stop``."""
-        own = slice(stop - rows[position], stop)
-        return {c.name: arrays[c.name][own] if c.per_row else arrays[c.name][position] for c in self.recipe.inputs}
 
     def _fingerprints(
         self,
@@ -201,31 +185,27 @@ class _Counting:
         self,
         outcome: BatchContribution,
         prints: tuple[Fingerprint | None, Fingerprint | None],
-        arrays: Mapping[str, Array],
-        rows: int,
-        numbers: Sequence[float],
-        layouts: dict[int, bytes],
+        sent: _Sent,
+        position: int,
     ) -> bytes:
         """Return the report of one batch.
 
         Raises:
             DuplicateRows, InvalidRequest: The batch has one id twice, or an id beyond int64.
         """
-        if (layout := layouts.get(rows)) is None:
-            shapes = {name: (dtype, arrays[name].shape) for name, dtype in self.recipe.dtypes.items()}
-            layout = layouts[rows] = text_of_layout(shapes)
+        rows, numbers = sent.batch.rows[position], sent.batch.numbers[position] if sent.batch.numbers else ()
         first = int(numbers[self.first]) if self.kind == "position" and self.first is not None else None
-        sent = (arrays[name].reshape(-1).view(np.uint8) for name in self.names)
-        digest = digest_of(self._fields(first, numbers), layout, sent, self.content_hash)
+        digest = digest_of(self._fields(first, numbers), sent.layout(rows), sent.contents(position), self.content_hash)
         found = Measured(outcome.facts, outcome.totals, outcome.by_slot, *prints)
-        ids = arrays.get(SAMPLE_ID)
-        place: tuple[Any, ...] = (rows,) if self.kind == "batch" else (ids,) if ids is not None else (first, rows)
-        counted = identity.bytes_of(self.kind, *place)
+        if self.kind == "id":
+            counted = identity.bytes_of(self.kind, sent.arrays(position)[SAMPLE_ID])
+        else:
+            counted = identity.bytes_of(self.kind, *((rows,) if self.kind == "batch" else (first, rows)))
         parts = parts_of(found, counted)
         if not outcome.templates:  # it is the same of all batches that were measured together
             outcome.templates.append(encoding.Template(description_of(self.definition, self.versions, found), parts))
         [template] = outcome.templates
-        entries = entries_of(self.recipe, rows, arrays)
+        entries = self.entries * rows if self.entries else entries_of(self.recipe, rows, sent.arrays(position))
         return BatchReport(
             digest, rows, entries, template.text, counted, encoding.packed(template.encode(parts))
         ).encode()
@@ -237,6 +217,44 @@ class _Counting:
         fields: dict[str, Any] = {} if first is None else {FIRST: first}
         fields["slices"] = {name.removeprefix(slice_input("")): int(numbers[at]) for name, at in self.codes.items()}
         return canonical(fields)
+
+
+class _Sent:
+    """The inputs of the batches of one message, as they were sent.
+
+    Args:
+        recipe: The recipe of the batches.
+        batch: The batches.
+        arrays: Their inputs, one after the other.
+    """
+
+    def __init__(self, recipe: Recipe, batch: TensorBatch, arrays: Mapping[str, Array]) -> None:
+        self.recipe, self.batch, self._arrays = recipe, batch, arrays
+        self._starts = [0, *accumulate(batch.rows)]
+        columns = sorted(recipe.inputs, key=lambda column: column.name)
+        self._bytes = [(arrays[c.name].reshape(-1).view(np.uint8).data, c.unit_bytes, c.per_row) for c in columns]
+        self._layouts: dict[int, bytes] = {}
+
+    def arrays(self, position: int) -> dict[str, Array]:
+        """Return the inputs of one batch."""
+        own = slice(*self._starts[position : position + 2])
+        return {
+            c.name: self._arrays[c.name][own] if c.per_row else self._arrays[c.name][position]
+            for c in self.recipe.inputs
+        }
+
+    def contents(self, position: int) -> Iterator[memoryview]:
+        """Yield the bytes of each input of one batch, in the order of the names."""
+        first, last = self._starts[position : position + 2]
+        for data, size, per_row in self._bytes:
+            yield data[first * size : last * size] if per_row else data[position * size : (position + 1) * size]
+
+    def layout(self, rows: int) -> bytes:
+        """Return what the digest covers of the dtypes and the shapes of a batch of so many rows."""
+        if (layout := self._layouts.get(rows)) is None:
+            shapes = {c.name: (c.dtype, (rows, *c.trailing) if c.per_row else c.trailing) for c in self.recipe.inputs}
+            layout = self._layouts[rows] = text_of_layout(shapes)
+        return layout
 
 
 class BatchContribution(NamedTuple):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
@@ -22,7 +23,7 @@ from lossd.runs.rows.slots import Placement
 from lossd.runs.totals import RunTotal
 from lossd_client.errors import Problem
 
-__all__ = ["COVERED", "GROUP", "LOSS", "OF_BATCH", "WEIGHT", "entries_of", "fingerprints", "measured"]
+__all__ = ["COVERED", "GROUP", "LOSS", "OF_BATCH", "WEIGHT", "entries_of", "entries_of_row", "fingerprints", "measured"]
 
 LABELS = ("target", "label", "similar")
 """The inputs that say what is true."""
@@ -76,7 +77,7 @@ def measured(
             of_rows[WEIGHT] = Amounts(weights, None, (), place)
         task = None
         if view is not None:
-            counting: CountingKernels = {"matrices": kernels["matrices"]} if "matrices" in kernels else {}
+            counting: CountingKernels = {"highest": kernels["highest"]} if "highest" in kernels else {}
             task = TASKS[str(recipe.task)](view._replace(combinations=placement.combinations, kernels=counting))
             of_rows |= _contributions(task, recipe)
             of_requests |= _of_whole_batches(task, recipe)
@@ -111,6 +112,19 @@ def entries_of(recipe: Recipe, rows: int, inputs: Mapping[str, Array]) -> int:
         counted = truth != ignored
         keep = counted if keep is None or keep.shape != counted.shape else keep & counted
     return truth.size if keep is None else int(np.count_nonzero(keep))
+
+
+def entries_of_row(recipe: Recipe) -> int | None:
+    """Return how many entries of each row :func:`entries_of` counts; None if that depends on the inputs."""
+    columns = {column.name: column for column in recipe.inputs}
+    truth = next((columns[name] for name in LABELS if name in columns), None)
+    kept = (
+        recipe.nan_inputs or any(name in columns for name in MASKS) or recipe.parameters.get("ignore_index") is not None
+    )
+    if truth is None or kept or not truth.per_row:
+        return None
+    by_class = recipe.task in BY_CLASS and recipe.domains.get("target") == "probability"
+    return math.prod(truth.trailing) // (int(recipe.classes or 1) if by_class else 1)
 
 
 def _kept(recipe: Recipe, rows: int, inputs: Mapping[str, Array]) -> Array | None:

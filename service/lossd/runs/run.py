@@ -39,9 +39,9 @@ from lossd.runs.rows.places import (
     placement_of,
     slice_input,
 )
-from lossd.runs.rows.strata import slices_of
+from lossd.runs.rows.strata import groups_of, slices_of
 from lossd.runs.state import Measured, RunState
-from lossd.runs.totals.sums import counts_of
+from lossd.runs.totals.sums import rows_by_slot
 from lossd_client.errors import DefinitionChanged, Fault, InvalidRequest
 from lossd_client.messages import Record, compose
 from lossd_client.run_messages import slice_codes
@@ -191,17 +191,16 @@ class Run:
         if ids is not None:
             ids = about_rows[SAMPLE_ID] = np.asarray(ids)
         keys = [first if first is not None else state.rows if name is None else key_of_name(name)]
-        groups = groups_of_rows(definition, [job.rows], keys, about_rows)
         by_batch = {of_slice: [code] for of_slice, code in codes.items()}
-        placement = placement_of(definition, [job.rows], groups, about_rows, by_batch)
+        placement = placement_of(definition, [job.rows], keys, about_rows, by_batch)
         facts, [totals] = measured(_in_memory(job, tensors, self._device), placement, definition["limit"])
         facts.clustered = CLUSTER_ID in beside
-        [by_slot] = counts_of(placement, placement.combinations.index)
+        [by_slot] = rows_by_slot(placement)
         covered = {of_input: tensors[of_input].numpy() for of_input in COVERED if of_input in tensors}
         firsts = None if first is None else [first]
         [targets] = fingerprints([job.rows], covered, firsts=firsts, sample_id=ids)
         grouping = None
-        if groups is not None and (definition["identity"] == "batch" or facts.clustered):
+        if groups_of(definition) and (definition["identity"] == "batch" or facts.clustered):
             all_groups = groups_of_rows({"groups": MOST_GROUPS}, [job.rows], keys, about_rows)
             [grouping] = fingerprints([job.rows], covered, firsts=firsts, sample_id=ids, groups=all_groups)
         found = Measured(facts, totals, by_slot, targets, grouping)

@@ -23,6 +23,7 @@ Version ``t1`` is defined as follows, in unsigned integers of 64 bits that wrap 
 
 from __future__ import annotations
 
+import itertools
 import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
@@ -35,7 +36,7 @@ from lossd.counting_kernels import NO_KERNELS, CountingKernels
 from lossd_client.errors import Fault, InvalidRequest
 from lossd_client.wire.quoting import quoted
 
-__all__ = ["GOLDEN", "Fingerprint", "final"]
+__all__ = ["GOLDEN", "Fingerprint", "final", "starts_of"]
 
 Array = np.ndarray[Any, Any]
 
@@ -54,6 +55,7 @@ _NAN = np.uint64(0x7FF8000000000000)
 _LOW = np.uint64((1 << 32) - 1)
 _EXACT = 1 << 53
 IDENTITY, WEIGHT = "", "sample_weight"
+_NONE, _NO_FLOATS = np.zeros(0, np.int64), np.zeros(0, np.float32)
 
 
 class Fingerprint:
@@ -125,15 +127,15 @@ class Fingerprint:
             sample_id: As for :meth:`add`, of all rows.
             kernels: The compiled functions, by name; those at hand.
         """
-        starts = np.concatenate([[0], np.cumsum(lengths)])
+        starts = starts_of(lengths)
         tensors = {**labels, **({} if sample_weight is None else {WEIGHT: sample_weight})}
+        if firsts is None and sample_id is not None:
+            tensors[IDENTITY] = sample_id
+        if (found := _by_kernels(tensors, starts, firsts, kernels)) is not None:
+            return [cls((high << 64) + low) for low, high in found]
         if firsts is not None:
             spans = zip(firsts, lengths, strict=True)
             tensors[IDENTITY] = np.concatenate([np.arange(first, first + length) for first, length in spans])
-        elif sample_id is not None:
-            tensors[IDENTITY] = sample_id
-        if (found := _by_kernels(tensors, starts, kernels)) is not None:
-            return [cls((high << 64) + low) for low, high in found]
         rows = int(starts[-1])
         hashes, step = np.empty((LANES, rows), np.uint64), _step(tensors.values())
         for begin in range(0, rows, step):
@@ -189,33 +191,78 @@ class Fingerprint:
         return hash(self.value)
 
 
-def _by_kernels(tensors: Mapping[str, Array], starts: Array, kernels: CountingKernels) -> list[list[int]] | None:
+def starts_of(lengths: Sequence[int]) -> Array:
+    """Return the first row of each batch, and the number of all rows: (B + 1,) int64."""
+    return np.array([0, *itertools.accumulate(lengths)])
+
+
+def _by_kernels(
+    tensors: Mapping[str, Array], starts: Array, firsts: Sequence[int] | None, kernels: CountingKernels
+) -> list[list[int]] | None:
     """Return the halves of each batch's fingerprint, the low one first.
 
     None if a kernel is not at hand, or if float64 does not represent an integer.
+
+    Args:
+        tensors: The tensors of the rows, but for their positions.
+        starts: The first row of each batch, and the number of all rows.
+        firsts: The position of the first row of each batch, if rows are identified by position.
+        kernels: The compiled functions, by name; those at hand.
     """
     add_words, sum_hashes = kernels.get("add_words"), kernels.get("sum_hashes")
-    if add_words is None or sum_hashes is None or any(tensor.dtype.kind not in "biuf" for tensor in tensors.values()):
-        return None
     rows = int(starts[-1])
-    lanes = np.zeros((rows, LANES), np.uint64)
+    if add_words is None or sum_hashes is None or (firsts is not None and max(firsts) + rows > _EXACT):
+        return None
+    lanes = np.zeros((LANES, rows), np.uint64)
     for name, tensor in tensors.items():
-        shape, whole = tensor.shape[1:], tensor.dtype.kind in "iu" and tensor.dtype.itemsize == 8
+        if (memory := _memory(tensor)) is None:
+            return None
+        shape = tensor.shape[1:]
         entries = math.prod(shape)
-        flat, step = tensor.reshape(rows, entries), max(BLOCK // max(entries, 1), 1)
         for begin in range(0, entries, COLUMNS):
-            columns = slice(begin, min(begin + COLUMNS, entries))
-            keys = _keys(name, shape, begin, columns.stop)
-            for first in range(0, rows, step):
-                some = slice(first, first + step)
-                bits = flat[some, columns].astype(np.float64, order="C").view(np.uint64)
-                if not add_words(bits, whole, keys, lanes[some]):
-                    return None
+            keys = _keys(name, shape, begin, min(begin + COLUMNS, entries))
+            if not add_words(*memory, entries, begin, keys, lanes):
+                return None
+    names = tuple((name, tensor.shape[1:]) for name, tensor in tensors.items())
+    seeds = _seeds_of(names if firsts is None else (*names, (IDENTITY, ())))
     sums = np.empty((len(starts) - 1, LANES), np.uint64)
-    seeds = [_seeds(name, tensor.shape[1:]) for name, tensor in tensors.items()]
-    sum_hashes(lanes, np.sum(seeds if WEIGHT in tensors else [*seeds, _weight_of_one()], 0)[:, 0], starts, sums)
+    positions = _NONE if firsts is None else np.array(firsts, np.int64)
+    sum_hashes(lanes, seeds, positions, _keys(IDENTITY, (), 0, 1)[:, 0].copy(), starts, sums)
     halves: list[list[int]] = sums.tolist()
     return halves
+
+
+def _memory(tensor: Array) -> tuple[Array, Array, int] | None:
+    """Return the integers, or the floats and their float32 words, as a kernel reads them; the other array is empty.
+
+    None if float64 does not represent an integer of uint64, or if these are no numbers.
+    """
+    if tensor.dtype.kind not in "biuf":
+        return None
+    flat = np.ascontiguousarray(tensor).reshape(-1)
+    if flat.dtype == np.uint64:
+        if flat.size and int(flat.max()) >= _EXACT:
+            return None
+        flat = flat.view(np.int64)
+    if flat.dtype == np.int64:
+        return flat, _NO_FLOATS, 0
+    if flat.dtype not in (np.float32, np.float64):
+        flat = flat.astype(np.float64)
+    return _NONE, flat.view(np.float32), flat.itemsize // 4
+
+
+@memoized("fingerprint_all_seeds", lambda names, seeds: 1024 + 64 * len(names), 1 << 18)
+def _seeds_of(names: tuple[tuple[str, tuple[int, ...]], ...]) -> Array:
+    """Return the sum of the seeds of the tensors of rows, and the value of the weight of 1 if there is no weight: (2,).
+
+    Args:
+        names: The name of each tensor, and the shape of a row of it.
+    """
+    seeds = [_seeds(name, shape) for name, shape in names]
+    if WEIGHT not in dict(names):
+        seeds.append(_weight_of_one())
+    found: Array = np.sum(seeds, 0)[:, 0].copy()
+    return found
 
 
 def _step(tensors: Iterable[Array]) -> int:

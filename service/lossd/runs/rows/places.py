@@ -10,8 +10,8 @@ import numpy.typing as npt
 
 from lossd.counting_kernels import NO_KERNELS, CountingKernels
 from lossd.runs.rows import identity
-from lossd.runs.rows.grouping import groups_of_keys, keys_from
-from lossd.runs.rows.slots import Placement, placed
+from lossd.runs.rows.grouping import groups_from, groups_of_keys
+from lossd.runs.rows.slots import Placement, in_groups, placed
 from lossd.runs.rows.strata import groups_of, slices_of
 from lossd_client.errors import Fault, InvalidRequest
 from lossd_client.wire import DTYPES
@@ -132,6 +132,8 @@ def groups_of_rows(
     firsts: Sequence[int] | None,
     inputs: Mapping[str, Array],
     kernels: CountingKernels = NO_KERNELS,
+    *,
+    apart: bool = False,
 ) -> Array | None:
     """Return the group of each row, (R,) int64; None without groups.
 
@@ -141,35 +143,41 @@ def groups_of_rows(
         firsts: The key of the first row of each batch; None if rows have ids.
         inputs: The inputs about rows, of all batches one after the other.
         kernels: The compiled functions, by name; those at hand.
+        apart: Whether the groups of all batches are numbered one after the other.
     """
     if not (groups := groups_of(definition)):
         return None
     keys = inputs.get(CLUSTER_ID, inputs.get(SAMPLE_ID))
     if keys is None:
         assert firsts is not None
-        keys = keys_from(firsts, lengths)
-    return groups_of_keys(keys.ravel(), groups, kernels)
+        return groups_from(firsts, lengths, groups, kernels, apart=apart)
+    return groups_of_keys(keys.ravel(), groups, kernels, lengths if apart else None)
 
 
 def placement_of(
     definition: Mapping[str, Any],
     lengths: Sequence[int],
-    groups: Array | None,
+    firsts: Sequence[int] | None,
     inputs: Mapping[str, Array],
     codes: Mapping[str, Sequence[int]],
+    kernels: CountingKernels = NO_KERNELS,
 ) -> Placement:
     """Return where the rows of batches are counted.
 
     Args:
         definition: The run's definition.
         lengths: The rows of each batch.
-        groups: What :func:`groups_of_rows` returned.
+        firsts: The key of the first row of each batch; None if rows have ids.
         inputs: The inputs about rows, of all batches one after the other.
         codes: For each slice that has one value for a batch: the code of each batch's.
+        kernels: The compiled functions, by name; those at hand.
 
     Raises:
         InvalidRequest: A code is out of range.
     """
+    if "slices" not in definition:
+        groups = groups_of_rows(definition, lengths, firsts, inputs, kernels, apart=True)
+        return in_groups(definition, lengths, groups, kernels)
     by_row: dict[str, Array] = {}
     for name, values in slices_of(definition).items():
         if name in codes:
@@ -184,7 +192,7 @@ def placement_of(
             )
             raise _refused(detail, f"/inputs/{slice_input(name)}")
         by_row[name] = sent.astype(np.int64)
-    return placed(definition, lengths, groups, by_row)
+    return placed(definition, lengths, groups_of_rows(definition, lengths, firsts, inputs, kernels), by_row)
 
 
 def _refused(detail: str, pointer: str) -> InvalidRequest:

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
 import numpy as np
 
+from lossd.counting_kernels import NO_KERNELS, CountingKernels
 from lossd.metrics.combinations import Combinations
 from lossd.metrics.registry import Array
+from lossd.runs.rows.fingerprint import starts_of
 from lossd.runs.rows.strata import crossed_of, groups_of, slices_of, strata_of
 
-__all__ = ["Placement", "Slots", "placed", "slots_of"]
+__all__ = ["Placement", "Slots", "in_groups", "placed", "slots_of"]
 
 MOST_NUMBERED = 1 << 62
 
@@ -49,6 +51,7 @@ class Placement:
         maps: The slot of each combination, (U,) int64, -1 for none: among all rows, then by each slice and crossing.
             Slots of all batches are numbered one after the other.
         simple: Whether each combination is the slot of its own number.
+        pack: The compiled function that makes the bytes of sums; None if it is not at hand.
     """
 
     slots: Slots
@@ -56,6 +59,7 @@ class Placement:
     combinations: Combinations
     maps: tuple[Array, ...]
     simple: bool
+    pack: Callable[..., None] | None = None
 
     @property
     def batches(self) -> int:
@@ -115,6 +119,25 @@ def slots_of(definition: Mapping[str, Any]) -> Slots:
     return Slots(len(strata_of(definition)) if "slices" in definition else 1, groups_of(definition) or 1)
 
 
+def in_groups(
+    definition: Mapping[str, Any], lengths: Sequence[int], index: Array | None, kernels: CountingKernels = NO_KERNELS
+) -> Placement:
+    """Return where the rows of batches of a run without slices are counted.
+
+    Args:
+        definition: The run's definition.
+        lengths: The rows of each batch.
+        index: The group of each row, (R,) int64, numbered one batch after the other; None without groups.
+        kernels: The compiled functions, by name; those at hand.
+    """
+    slots = slots_of(definition)
+    if index is None:
+        index = np.repeat(np.arange(len(lengths)), lengths)
+    count = len(lengths) * slots.groups
+    together = Combinations(index, count, starts_of(lengths), kernels.get("tally"))
+    return Placement(slots, lengths, together, (np.arange(count),), simple=True, pack=kernels.get("pack_sums"))
+
+
 def placed(definition: Mapping[str, Any], lengths: Sequence[int], groups: Array | None, codes: Codes) -> Placement:
     """Return where the rows of batches are counted.
 
@@ -128,8 +151,7 @@ def placed(definition: Mapping[str, Any], lengths: Sequence[int], groups: Array 
     batch = np.repeat(np.arange(len(lengths)), lengths)
     index = batch if groups is None else batch * slots.groups + groups
     if slots.strata == 1:
-        count = len(lengths) * slots.groups
-        return Placement(slots, lengths, Combinations(index, count), (np.arange(count),), simple=True)
+        return in_groups(definition, lengths, index)
     slices = slices_of(definition)
     names, size, number = sorted(slices), len(lengths) * slots.groups, index
     for name in names:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any, ClassVar, Protocol, cast
 
-from lossd.metrics.contributions import Amounts, Contribution, Extremes, Products, Scores
+from lossd.metrics.contributions import Amounts, Contribution, Extremes, Products, Scores, Tallied
 from lossd.runs.rows.slots import Placement, Slots
 from lossd.runs.totals.sums import LargestTotal, ProductTotal, SumTotal
 from lossd.runs.totals.tables import TableTotal
@@ -45,6 +45,7 @@ class RunTotal(Protocol):
 KINDS: dict[str, Any] = {cls.kind: cls for cls in (SumTotal, LargestTotal, TableTotal, ProductTotal)}
 BY_CONTRIBUTION: dict[type, Any] = {
     Amounts: SumTotal,
+    Tallied: SumTotal,
     Extremes: LargestTotal,
     Scores: TableTotal,
     Products: ProductTotal,

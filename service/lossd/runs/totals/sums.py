@@ -11,12 +11,12 @@ import numpy as np
 
 from lossd.exact.integer_sums import IntegerSums
 from lossd.exact.sums import ExactSums
-from lossd.metrics.contributions import Amounts, Extremes, Products
+from lossd.metrics.contributions import Amounts, Extremes, Products, Tallied
 from lossd.metrics.registry import Array
 from lossd.runs.rows.slots import Placement, Slots
 from lossd.runs.totals.reads import LargestRead, ProductsRead, SumsRead
 
-__all__ = ["LargestTotal", "ProductTotal", "SumTotal", "counts_of", "without_groups"]
+__all__ = ["LargestTotal", "ProductTotal", "SumTotal", "rows_by_slot", "without_groups"]
 
 LENGTH = struct.Struct("<Q")
 
@@ -24,21 +24,29 @@ MOST_SUMS = 1 << 32
 """More sums than a total has."""
 
 
-def counts_of(placement: Placement, index: Array) -> list[IntegerSums]:
-    """Return how many of the given combinations each slot of each batch has.
+def rows_by_slot(placement: Placement) -> list[IntegerSums]:
+    """Return how many rows each slot of each batch has."""
+    return _each(placement, *placement.combinations.tally_rows(), 1)
 
-    Args:
-        placement: The placement of the batches.
-        index: Combinations, (n,) int64.
-    """
+
+def _counts_of(placement: Placement, index: Array) -> list[IntegerSums]:
+    """Return how many of the given combinations, (n,) int64, each slot of each batch has."""
     counts = np.bincount(index, minlength=placement.combinations.count)
     used = np.flatnonzero(counts)
-    return _each(placement, *placement.moved(used, counts[used], 1), 1)
+    return _each(placement, used, counts[used], 1)
 
 
 def _each(placement: Placement, key: Array, values: Array, cells: int) -> list[IntegerSums]:
-    """Return the sums of each batch, given the numbers of all slots' sums, rising, and the sums."""
-    return IntegerSums.split(key, values, placement.slots.count * cells, placement.batches)
+    """Return the sums of each batch, given those of the combinations.
+
+    Args:
+        placement: The placement of the batches.
+        key: The combination times the cells plus the cell of each sum, rising, (m,) int64.
+        values: The sums other than 0, (m,) int64.
+        cells: The number of cells.
+    """
+    key, values = placement.moved(key, values, cells)
+    return IntegerSums.split(key, values, placement.slots.count * cells, placement.batches, placement.pack)
 
 
 def _keys(place: Array, cells: int) -> Array:
@@ -101,20 +109,21 @@ class SumTotal:
         self.exact: ExactSums | None = None
 
     @classmethod
-    def each(cls, amounts: Amounts, placement: Placement, limit: int) -> list[SumTotal]:
+    def each(cls, amounts: Amounts | Tallied, placement: Placement, limit: int) -> list[SumTotal]:
         """Return the total of each batch of a placement."""
-        totals = [cls(amounts.shape, placement.slots) for _ in placement.lengths]
-        cells, values, place, index = totals[0].cells, amounts.values, amounts.place, amounts.index
+        like = cls(amounts.shape, placement.slots)
+        cells = like.cells
+        if isinstance(amounts, Tallied):
+            return [like._of(whole) for whole in _each(placement, amounts.key, amounts.times, cells)]
+        values, place, index = amounts.values, amounts.place, amounts.index
         count = placement.combinations.count
         if amounts.weight is None and values.dtype.kind in "bi":
             if index is None or place is None:
                 key, values = _added(values.reshape(-1, cells), place, count)
             else:
                 key = place * cells + index
-            moved = placement.moved(key, values, cells)
-            for total, whole in zip(totals, _each(placement, *moved, cells), strict=True):
-                total.whole = whole
-            return totals
+            return [like._of(whole) for whole in _each(placement, key, values, cells)]
+        totals = [like._of(IntegerSums(like.size)) for _ in placement.lengths]
         if place is None:
             place = np.arange(count)
         sums, weight = ExactSums(count * cells), amounts.weight
@@ -132,6 +141,13 @@ class SumTotal:
         for total, exact in zip(totals, _moved(sums, placement, cells), strict=True):
             total.exact = exact
         return totals
+
+    def _of(self, whole: IntegerSums) -> SumTotal:
+        """Return a total of the same shape with these integers."""
+        total = SumTotal.__new__(SumTotal)  # the shape is checked
+        total.shape, total.slots, total.cells, total.size = self.shape, self.slots, self.cells, self.size
+        total.whole, total.exact = whole, None
+        return total
 
     def merge(self, other: SumTotal) -> None:
         """Add the sums of other batches."""
@@ -312,7 +328,7 @@ class ProductTotal:
         columns, weight = list(np.ascontiguousarray(products.values.T)), products.weight
         key = place * cells
         if weight is None:
-            for total, rows in zip(totals, counts_of(placement, place), strict=True):
+            for total, rows in zip(totals, _counts_of(placement, place), strict=True):
                 total.rows = rows
         else:
             sums.add(weight, key)
