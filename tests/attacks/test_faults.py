@@ -14,6 +14,8 @@ from lossd.api.http.texts import MAX_REQUEST_BYTES
 from lossd.losses import REGISTRY
 from lossd.request.fields import MAX_FIELDS
 from lossd.request.options import Envelope, MetricOptions
+from lossd.request.planning import make_plan
+from lossd.runs.definition import RunDocument, RunFields
 from lossd_client.errors import Problem, TooLarge
 
 MIB = 1 << 20
@@ -31,6 +33,11 @@ def numbered(begin: str, end: str, value: str = "1") -> bytes:
     """The same, of the fields of an object."""
     fields = ",".join(f'"f{i}":{value}' for i in range(MAX_REQUEST_BYTES // (len(value) + 11)))
     return (begin + fields + end).encode()
+
+
+def long(begin: str, end: str) -> bytes:
+    """The same, of one name."""
+    return (begin + "a" * (MAX_REQUEST_BYTES - len(begin) - len(end)) + end).encode()
 
 
 WEIGHTS = '{"loss":{"name":"cross_entropy","class_weight":['
@@ -56,6 +63,11 @@ FAULTY = {
     "parameters of a formula": numbered('{"loss":{"name":"expression","formula":"a","parameters":{', "}}}", '"x"'),
     "fields of the metrics": numbered('{"loss":{"name":"mse"},"metrics":{', "}}"),
     "fields of the gradient": numbered('{"loss":{"name":"mse"},"gradient":{', "}}"),
+    "a loss's name": long('{"loss":"', '"}'),
+    "a task's name": long('{"task":"', '"}'),
+    "a metric's name": long('{"task":"binary","metrics":["', '"]}'),
+    "a field's name": long('{"loss":{"name":"mse","', '":1}}'),
+    "an output's name": long('{"loss":"mse","outputs":["gradient.', '"]}'),
 }
 
 
@@ -70,6 +82,40 @@ def test_many_faults_cost_no_more_than_the_text(faults: str) -> None:
     assert min(spent_s) <= SLOWER * REFUSED_S_PER_MIB * len(text) / MIB
     assert refused.value.detail.isprintable()
     assert len(json.dumps(refused.value.to_json())) < 4096
+
+
+DEFINITIONS = {
+    "values": filled('{"slices":{"site":[', '"a"', "]}}"),
+    "values that are numbers": filled('{"slices":{"site":[', "1", "]}}"),
+    "different values": numbered('{"slices":{"site":[', "]}}").replace(b":1", b""),
+    "crossings": filled('{"crossed":[', "1", "]}"),
+    "slices of a crossing": filled('{"crossed":[[', '"a"', "]]}"),
+    "numbers in a crossing": filled('{"crossed":[[', "1", "]]}"),
+    "slices": numbered('{"slices":{', "}}", '["a"]'),
+    "tags": numbered('{"tags":{', "}}", '"a"'),
+}
+
+
+@pytest.mark.parametrize("faults", DEFINITIONS)
+def test_many_faults_of_a_definition_cost_no_more_than_its_text(faults: str) -> None:
+    document, spent_s = {"task": "binary", **json.loads(DEFINITIONS[faults])}, []
+    for _ in range(3):
+        begin = time.thread_time()
+        with pytest.raises(Problem) as refused:
+            RunDocument.parse(document)
+        spent_s.append(time.thread_time() - begin)
+    assert min(spent_s) <= SLOWER * REFUSED_S_PER_MIB * MAX_REQUEST_BYTES / MIB
+    assert refused.value.detail.isprintable()
+    assert len(json.dumps(refused.value.to_json())) < 4096
+
+
+def test_the_gradients_of_a_composed_loss_are_not_searched_for_each_input() -> None:
+    class Names(tuple[str, ...]):
+        def __contains__(self, _: object) -> bool:
+            raise AssertionError("a request may have thousands")
+
+    term = make_plan({"loss": {"name": "weighted_sum", "terms": [{"loss": "mse"}]}}).terms[0]
+    assert term.with_outputs(Names(("prediction", "other")), ()).plan.gradients == ("prediction",)
 
 
 def test_a_request_has_a_length_beside_its_tensors() -> None:
@@ -89,6 +135,9 @@ def test_an_object_has_so_many_fields_and_no_more() -> None:
         plan_of(parameters(MAX_FIELDS))
 
 
+MODELS = {"Envelope": Envelope, "MetricOptions": MetricOptions, "RunFields": RunFields}
+
+
 def lists(schema: Any) -> Iterator[dict[str, Any]]:
     """The lists within a model, as Pydantic's core has them."""
     if isinstance(schema, dict):
@@ -101,7 +150,7 @@ def lists(schema: Any) -> Iterator[dict[str, Any]]:
             yield from lists(part)
 
 
-@pytest.mark.parametrize("name", [*REGISTRY, "Envelope", "MetricOptions"])
+@pytest.mark.parametrize("name", [*REGISTRY, *MODELS])
 def test_every_list_stops_at_its_first_fault(name: str) -> None:
-    model = {"Envelope": Envelope, "MetricOptions": MetricOptions}.get(name) or REGISTRY[name].model
+    model = MODELS.get(name) or REGISTRY[name].model
     assert [part for part in lists(model.__pydantic_core_schema__) if not part.get("fail_fast")] == []

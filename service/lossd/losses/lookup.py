@@ -54,5 +54,6 @@ def closest(name: str, known: Collection[str], synonyms: Mapping[str, str] = Map
     """Return up to three known names closest to an unknown one, a synonym's meaning first."""
     plain = name.lower().replace("-", "_").removesuffix("_loss")
     near = [synonyms[key] for key in (name.lower(), plain) if key in synonyms]
-    near += difflib.get_close_matches(plain, list(known), n=MOST_NEAR, cutoff=0.6)
+    if len(plain) <= 3 * max(map(len, known), default=0):  # a longer one is similar to none, and takes long to compare
+        near += difflib.get_close_matches(plain, list(known), n=MOST_NEAR, cutoff=0.6)
     return list(dict.fromkeys(n for n in near if n in known))[:MOST_NEAR]
