@@ -309,5 +309,5 @@ CHECKS = {
     "first-start": Check("A first start", first_start.measure, lambda rounds: rounds),
     "losses": losses_of(beside_inline.names()),
     "runs": Check("Runs over data sets", runs, lambda rounds: len([*costs.parts()]) + len(costs.COMPARED)),
-    "run-batches": Check("Batches of runs", run_batches.measure, lambda rounds: 1 + len(run_batches.SIZES)),
+    "run-batches": Check("Batches of runs", run_batches.measure, lambda rounds: 2 + len(run_batches.SIZES)),
 }

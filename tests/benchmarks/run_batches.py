@@ -25,6 +25,9 @@ HEADINGS = ("a batch of a run, µs", "front", "worker", "recorder", "in all", "e
 PROCESSES = ("front", "worker", "recorder")
 CONNECTIONS = 16
 
+COMPILED_S = 1800.0
+PENDING = 'state="pending"'
+
 
 class Size(NamedTuple):
     """Tensors of a task, and how many requests are sent at a time."""
@@ -93,6 +96,11 @@ def ask(service: Running, method: str, path: str, document: dict[str, Any] | Non
     Raises:
         RuntimeError: It is an error.
     """
+    found: dict[str, Any] = json.loads(_answer(service, method, path, document))
+    return found
+
+
+def _answer(service: Running, method: str, path: str, document: dict[str, Any] | None = None) -> bytes:
     connection = http.client.HTTPConnection(*service.address, timeout=ANSWER_S)
     body = None if document is None else json.dumps(document)
     try:
@@ -103,8 +111,23 @@ def ask(service: Running, method: str, path: str, document: dict[str, Any] | Non
         connection.close()
     if response.status not in (200, 201):
         raise RuntimeError(f"{method} {path}: {response.status}: {answer[:500]!r}")
-    found: dict[str, Any] = json.loads(answer)
-    return found
+    return answer
+
+
+def wait_until_compiled(service: Running) -> None:
+    """Return when the workers have compiled all passes, which takes their CPU time.
+
+    Raises:
+        RuntimeError: They have not after half an hour.
+    """
+    deadline = time.monotonic() + COMPILED_S
+    while time.monotonic() < deadline:
+        lines = _answer(service, "GET", "/metrics").decode().splitlines()
+        pending = [line for line in lines if line.startswith("lossd_compiled_passes{") and PENDING in line]
+        if not any(float(line.rpartition(" ")[2]) for line in pending):
+            return
+        time.sleep(1.0)
+    raise RuntimeError("the workers still compile passes; run `lossd compile` before")
 
 
 def counted(service: Running, size: Size, run: str, seconds: float) -> Taken:
@@ -165,6 +188,8 @@ def measure(rounds: int, seconds: float, step: Step) -> Finding:
         keeping = replace(plain, variables={**plain.variables, "LOSSD_RUNS": str(Path(folder, "runs.db"))})
         with started([OURS], {}, step, {OURS: keeping}) as (service,):
             service.resume()
+            step("waiting for compiled passes")
+            wait_until_compiled(service)
             for number, size in enumerate(SIZES):
                 step(size.what)
                 runs, evaluations = [], []

@@ -246,6 +246,9 @@ def test_losses_are_compared_and_timed(brief: None) -> None:
 def test_batches_of_a_run_are_measured_by_process(alone: None, brief: None, monkeypatch: pytest.MonkeyPatch) -> None:
     sizes = [run_batches.Size("small", "multiclass", (64, 10)), run_batches.Size("binary", "binary", (256,), 2)]
     monkeypatch.setattr(run_batches, "SIZES", sizes)
+    plain = TARGETS["lossd"]
+    uncompiled = replace(plain, variables={**plain.variables, "LOSSD_COMPILED": "false"})
+    monkeypatch.setitem(TARGETS, "lossd", uncompiled)
     found = run_batches.measure(1, 0.2, lambda _: None)
     assert [row[0] for row in found.rows] == ["small", "binary"]
     for _, *by_process, in_all, evaluated, ratio in found.rows:
