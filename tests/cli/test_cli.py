@@ -3,7 +3,6 @@ from __future__ import annotations
 import json
 import os
 import re
-import signal
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
@@ -398,11 +397,13 @@ def test_the_command_line_overrides_the_environment() -> None:
     command = [sys.executable, "-m", "lossd.cli", "serve", "--port", "0"]
     with worker_process.subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
-        said = process.stdout.readline()
-        listens = re.fullmatch(
-            r"lossd \S+ listens on http://127\.0\.0\.1:(\d+), reachable from this machine only\n", said
-        )
-        assert listens, said
-        assert int(listens[1]) > 1
-        process.send_signal(signal.SIGTERM)
-        assert process.wait(30) == 0
+        try:
+            said = process.stdout.readline()
+            listens = re.fullmatch(
+                r"lossd \S+ listens on http://127\.0\.0\.1:(\d+), reachable from this machine only\n", said
+            )
+            assert listens, said
+            assert int(listens[1]) > 1
+        finally:
+            process.terminate()
+            assert process.wait(30) == 0
