@@ -5,7 +5,7 @@ A request without a loss has the signature of its task's metrics.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Any, Self, get_args
@@ -24,6 +24,12 @@ from lossd_client.wire.quoting import quoted
 __all__ = ["Signature"]
 
 MOST_TRIED = 8
+MOST_LISTED = 64
+"""The most inputs that an error lists."""
+
+MOST_COMPARED = 24
+"""The most names that are compared with as many others to find what was meant; a formula may have thousands."""
+
 MOST_NAMED = 8
 """The most tensors for which remedies are tried, and the most that an error names."""
 
@@ -83,13 +89,14 @@ class Signature:
         Raises:
             MissingInput, UnknownInput: An input is missing, or unknown; the detail names it.
         """
-        known = [entry.name for entry in self.inputs]
+        known = {entry.name: entry for entry in self.inputs}
         missing = [e.name for e in self.inputs if not e.optional and e.name not in layout]
         if missing:
-            strange = [name for name in layout if name not in known or meant(name, tuple(missing)) == missing[0]]
-            near = [name for name in strange if len(strange) == 1 or meant(name, tuple(missing)) == missing[0]]
+            first, sent_names = tuple(missing[:MOST_COMPARED]), [*layout][:MOST_COMPARED]
+            strange = [name for name in sent_names if name not in known or meant(name, first) == missing[0]]
+            near = [name for name in strange if len(strange) == 1 or meant(name, first) == missing[0]]
             instead = f"; you sent {quoted(near[0])}: did you mean {missing[0]}?" if near else ""
-            takes = ", ".join(f"{e.name}{' (optional)' if e.optional else ''}" for e in self.inputs)
+            takes = _listed([f"{e.name}{' (optional)' if e.optional else ''}" for e in self.inputs])
             sent = f"; you sent {', '.join(map(quoted, sorted(layout)[:MOST_NAMED]))}" if layout else ""
             constant = " (or give it a value in parameters)" if self.loss and self.loss.variadic else ""
             raise MissingInput(
@@ -98,8 +105,8 @@ class Signature:
             )
         for name in layout:
             if name not in known:
-                right = meant(name, tuple(known))
-                hint = f"did you mean {right}?" if right else f"it takes {', '.join(known)}"
+                right = meant(name, tuple(known)[: MOST_COMPARED**2])
+                hint = f"did you mean {right}?" if right else f"it takes {_listed([*known])}"
                 if name == "direction":
                     hint = "hvp takes it: ask for hvp in outputs"
                 elif name in self.parameters:
@@ -279,6 +286,11 @@ class Signature:
             "axes": {entry.name: axes(entry) for entry in counted},
             "nan_inputs": tuple(nan_inputs),
         }
+
+
+def _listed(names: Sequence[str]) -> str:
+    """Return the first names, for an error."""
+    return ", ".join([*names[:MOST_LISTED], *(["..."] if len(names) > MOST_LISTED else [])])
 
 
 def _meaning(kind: TensorType) -> str:
