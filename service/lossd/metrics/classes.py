@@ -17,7 +17,7 @@ from lossd.metrics.counts import CLASSES, others
 from lossd.metrics.entries import Entries, entrywise, for_kernels, most_likely
 from lossd.metrics.odds import log_odds
 from lossd.metrics.parts import Extreme, Rankings, RowMean, Sums, Tally, part_of
-from lossd.metrics.ranking import Ranking, Steps, bounded, scores_of, steps
+from lossd.metrics.ranking import Ranking, Steps, bounded, scores_of, steps_of
 from lossd.metrics.regions import Regions
 from lossd.metrics.registry import Array, Floats, metric, spell, task
 from lossd.metrics.signature import SAMPLE_WEIGHT, constant_input, floats, numbers, prediction
@@ -387,10 +387,7 @@ class Classes(ProbableClasses, Regions):
 
     def steps(self, request: int, column: int | None) -> Steps:
         """Return the steps of the ranking of one request by one class; of all together for None."""
-        if self.rankings is not None:
-            found: Steps = self.rankings.steps(request, column)
-            return found
-        return steps(self.ranking_of(self.entries.rows_of(request), column))
+        return steps_of(self, request, column)
 
     def _likelihoods(self, scores: Tensor) -> Tensor:
         """What rises with the probability of each class, and does not round where that is near 0 or 1: (r, C, I)."""

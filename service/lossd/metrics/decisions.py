@@ -11,7 +11,7 @@ from lossd.metrics.contributions import Contribution, Scores, Tallied
 from lossd.metrics.counts import Counts
 from lossd.metrics.entries import Entries
 from lossd.metrics.parts import Rankings, Sums
-from lossd.metrics.ranking import Ranking, Steps, scores_of, steps
+from lossd.metrics.ranking import Ranking, Steps, scores_of, steps_of
 from lossd.metrics.registry import Array
 
 __all__ = ["Decided", "Decision", "decisions"]
@@ -143,10 +143,7 @@ class Decided(Counts):
 
     def steps(self, request: int, column: int | None) -> Steps:
         """Return the steps of the ranking of one request for one label; of all together for None."""
-        if self.rankings is not None:
-            found: Steps = self.rankings.steps(request, column)
-            return found
-        return steps(self.ranking_of(self.entries.rows_of(request), column))
+        return steps_of(self, request, column)
 
 
 def decisions(predicted: Tensor, actual: Tensor, ignored: Tensor | None) -> Tensor:

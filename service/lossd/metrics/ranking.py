@@ -29,7 +29,7 @@ from lossd.metrics.counts import ADVERSARIAL, BINARY, CLASSES, LABELS, ONE_CLASS
 from lossd.metrics.registry import Array, Floats, metric, spell
 from lossd_client.errors import InvalidRequest
 
-__all__ = ["Ranked", "Ranking", "Steps", "bounded", "scores_of", "steps"]
+__all__ = ["Ranked", "Ranking", "Steps", "bounded", "scores_of", "steps_of"]
 
 # Sorting takes some 60 bytes for each score.
 MOST_SCORES = 1 << 25
@@ -127,6 +127,14 @@ def steps(ranking: Ranking) -> Steps:
     last = torch.ones_like(positive)
     last[:-1] = scores[1:] != scores[:-1]
     return Steps(*(t[last].numpy(force=True) for t in (scores.double() + 0.0, tp, fp)))
+
+
+def steps_of(task: Any, request: int, column: int | None) -> Steps:
+    """Return the steps of the ranking of one request by one column of a task's scores; of all together for None."""
+    if task.rankings is not None:
+        found: Steps = task.rankings.steps(request, column)
+        return found
+    return steps(task.ranking_of(task.entries.rows_of(request), column))
 
 
 def scores_of(task: Any) -> Scores:
