@@ -13,7 +13,7 @@ from dataclasses import replace
 import httpx
 import pytest
 
-from lossd.api.observability.access_log import first_shapes, printable, short_path
+from lossd.api.observability.access_log import first_shapes, log_text, short_path
 from lossd.configuration.keys import fresh_key
 from lossd.job import Job
 from lossd.logs import JsonFormatter, TextFormatter
@@ -110,7 +110,7 @@ def test_what_a_line_of_the_log_repeats_is_short_and_printable() -> None:
     plan = make_plan({"loss": {"name": "expression", "formula": "a"}, "outputs": ["loss"]})
     recipe = plan.job({"a": ("float32", (4,))}).recipe
     job = Job(replace(recipe, inputs=tuple(replace(recipe.inputs[0], name=name) for name in names)), 1)
-    shapes = {printable(name): shape for name, shape in first_shapes(job)}
+    shapes = {log_text(name): shape for name, shape in first_shapes(job)}
     assert len(shapes) <= 16
     assert all(len(name) < 80 and name.isprintable() for name in shapes)
     assert short_path("/v2/\x9b31m\u202e").isprintable()

@@ -49,12 +49,12 @@ def evaluate_all(
     """
     places = [*directory.iterdir()]
     found = files.sources(places, inputs)
-    others = files.others(places, found)
+    others = files.unused_files(places, found)
     other_names = files.names_of(others)
     if not found:
         only = f", only {other_names}" if others else ""
         raise click.UsageError(
-            f"{files.printable(directory)} holds no .safetensors, .npz, .npy, .csv or .png file of inputs{only}"
+            f"{files.printable_path(directory)} holds no .safetensors, .npz, .npy, .csv or .png file of inputs{only}"
         )
     if others:
         say(f"left out, as their kind or name is not that of an input: {other_names}")

@@ -254,10 +254,10 @@ def score(
     elsewhere = on is not None or resume is not None
     extents: list[Extent] = []
     if elsewhere:
-        from lossd.scoring.chunks import measured
+        from lossd.scoring.chunks import source_sizes
 
         found = [source.absolute() for source in found]
-        extents = measured(found, inputs, rows=None if by_row(plan) else 1)
+        extents = source_sizes(found, inputs, rows=None if by_row(plan) else 1)
         rows, bad = _stated_rows(found, extents)
     else:
         rows, bad = _rows(found, inputs)

@@ -76,11 +76,11 @@ def sources_in(paths: Sequence[str], plan: Plan, about_rows: Sequence[str]) -> l
     except Unlisted as error:
         raise click.UsageError(str(error)) from None
     found = files.sources(places, [*(entry.name for entry in plan.inputs), *about_rows], tables=True)
-    others = files.others(places, found)
+    others = files.unused_files(places, found)
     names = files.names_of(others)
     if not found:
         only = f", only {names}" if others else ""
-        named = files.names_of([files.printable(path) for path in paths])
+        named = files.names_of([files.printable_path(path) for path in paths])
         raise click.UsageError(f"{named}: no .safetensors, .npz, .npy, .csv, .png or .parquet file{only}")
     if others:
         say(f"left out, as they hold no inputs: {names}")

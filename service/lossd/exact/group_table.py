@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from lossd.exact.keys import BITS, HIGHEST, LOWEST, NEGATIVE_ZERO, cut, fitting, keys_of, starts_of
+from lossd.exact.keys import BITS, HIGHEST, LOWEST, NEGATIVE_ZERO, cut, fitting_bits, keys_of, starts_of
 from lossd.exact.sums import ExactSums
 from lossd.exact.table import Table
 
@@ -311,7 +311,7 @@ class GroupTable:
 
     def _fitted(self, entries: TableEntries) -> TableEntries:
         """Return the entries with no more bits than fit the limit."""
-        bits = fitting(entries.keys[starts_of(entries.keys)], entries.bits, self.limit)
+        bits = fitting_bits(entries.keys[starts_of(entries.keys)], entries.bits, self.limit)
         return entries if bits == entries.bits else self._united([entries], bits)
 
     def _united(self, parts: Sequence[TableEntries], bits: int = BITS) -> TableEntries:

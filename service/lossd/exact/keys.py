@@ -13,7 +13,7 @@ __all__ = [
     "LOWEST",
     "NEGATIVE_ZERO",
     "cut",
-    "fitting",
+    "fitting_bits",
     "keys_of",
     "narrow",
     "starts_of",
@@ -67,7 +67,7 @@ def starts_of(ordered: Array) -> Array:
     return np.flatnonzero(first)
 
 
-def fitting(keys: Array, bits: int, limit: int) -> int:
+def fitting_bits(keys: Array, bits: int, limit: int) -> int:
     """Return the most leading bits, at most ``bits``, with which rising keys have at most ``limit`` distinct values."""
     if len(keys) <= limit:
         return bits

@@ -30,7 +30,7 @@ from lossd.exact.keys import (
     LOWEST,
     NEGATIVE_ZERO,
     cut,
-    fitting,
+    fitting_bits,
     keys_of,
     narrow,
     starts_of,
@@ -483,7 +483,7 @@ class Table:
         order = np.argsort(keys, kind="stable")  # the parts are sorted, so this merges them
         keys = keys[order]
         starts = starts_of(keys)
-        self._bits = fitting(keys[starts], bits, self.limit)
+        self._bits = fitting_bits(keys[starts], bits, self.limit)
         if self._bits < bits:
             keys = cut(keys, self._bits)
             starts = starts_of(keys)

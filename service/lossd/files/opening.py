@@ -28,7 +28,7 @@ from lossd_client.errors import DtypeMismatch, MalformedBody, Problem
 from lossd_client.wire import DTYPES, Tensor, safetensors
 from lossd_client.wire.quoting import quoted
 
-__all__ = ["NAMELESS", "SUFFIXES", "UnreadableFile", "opened", "printable"]
+__all__ = ["NAMELESS", "SUFFIXES", "UnreadableFile", "opened", "printable_path"]
 
 NPY, ZIP, PARQUET, PNG = b"\x93NUMPY", b"PK", b"PAR1", b"\x89PNG\r\n\x1a\n"
 ENCRYPTED = 1
@@ -65,7 +65,7 @@ def opened(path: Place, stack: ExitStack, begin: int = 0) -> dict[str, ArrayRead
 @contextmanager
 def _file(path: Place) -> Iterator[None]:
     """Turn errors of the block, which reads a file, into errors that name it."""
-    named = printable(path)
+    named = printable_path(path)
     try:
         yield
         return
@@ -247,7 +247,7 @@ def _shape(shape: tuple[int, ...]) -> str:
     return text if len(text) <= 60 else f"{text[:60]}..."
 
 
-def printable(path: Place | str) -> str:
+def printable_path(path: Place | str) -> str:
     """Return a path as printable text: bytes that are not UTF-8 and control characters are escaped."""
     text = os.fsencode(str(path)).decode(errors="backslashreplace")
     return "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)

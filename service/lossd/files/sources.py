@@ -11,11 +11,11 @@ from pathlib import Path
 import numpy as np
 
 from lossd.files.array_reader import Array, ArrayReader
-from lossd.files.opening import NAMELESS, UnreadableFile, opened, printable
+from lossd.files.opening import NAMELESS, UnreadableFile, opened, printable_path
 from lossd.files.places import Place, Remote, parts, version
 from lossd_client.wire import Tensor, safetensors
 
-__all__ = ["Array", "Source", "names_of", "others", "printable", "read", "sources", "write"]
+__all__ = ["Array", "Source", "names_of", "printable_path", "read", "sources", "unused_files", "write"]
 
 MAX_NAMES = 5
 
@@ -100,16 +100,16 @@ class Source:
             UnreadableFile, DtypeMismatch: As for :func:`read`; or an array has no name, or an input has two files.
         """
         if self.twice is not None:
-            raise UnreadableFile(f"{printable(self.twice.name)} is a second file of one input; remove one of them")
+            raise UnreadableFile(f"{printable_path(self.twice.name)} is a second file of one input; remove one of them")
         inputs: dict[str, ArrayReader] = {}
         for name, path in self.paths.items():
             columns = opened(path, stack, begin)
             if name and NAMELESS in columns:
                 columns = {name: columns[NAMELESS]}
             elif NAMELESS in columns:
-                better = printable(f"{path.stem}_prediction{path.suffix}")
+                better = printable_path(f"{path.stem}_prediction{path.suffix}")
                 raise UnreadableFile(
-                    f"{printable(path)} does not say which input it is; rename it, for example to {better}"
+                    f"{printable_path(path)} does not say which input it is; rename it, for example to {better}"
                 )
             inputs |= columns
         return inputs
@@ -151,7 +151,7 @@ def sources(places: Collection[Place], inputs: Sequence[str], *, tables: bool = 
 
     def name_of(source: tuple[str, ...]) -> str:
         last = source[-1] or min(found[source].values(), key=parts).name
-        return printable(os.path.join(*source[shared:-1], last))
+        return printable_path(os.path.join(*source[shared:-1], last))
 
     return [Source(name_of(source), paths, twice.get(source)) for source, paths in found.items()]
 
@@ -161,11 +161,11 @@ def names_of(names: Sequence[str]) -> str:
     return f"{', '.join(names[:MAX_NAMES])}{', ...' if len(names) > MAX_NAMES else ''}"
 
 
-def others(places: Collection[Place], taken: Sequence[Source]) -> list[str]:
+def unused_files(places: Collection[Place], taken: Sequence[Source]) -> list[str]:
     """Return the names of the files that are in no source, without hidden ones."""
     paths = {path for source in taken for path in source.paths.values()}
     return [
-        printable(path.name)
+        printable_path(path.name)
         for path in sorted(places, key=parts)
         if path not in paths and not path.name.startswith(".") and (isinstance(path, Remote) or path.is_file())
     ]

@@ -139,8 +139,8 @@ def entropy_of_logits(z: Tensor, target: Tensor, weight: Tensor | None = None) -
     and right. An infinite logit that is right has 0.
     """
     positive = target if weight is None else target * weight
-    yes = softmax.expected(positive, -functional.logsigmoid(z))
-    return yes + softmax.expected(1 - target, -functional.logsigmoid(-z))
+    yes = softmax.weighted_nll(positive, -functional.logsigmoid(z))
+    return yes + softmax.weighted_nll(1 - target, -functional.logsigmoid(-z))
 
 
 @bce_with_logits.closed_form
@@ -254,7 +254,7 @@ def sigmoid_focal(
     fade = torch.exp(gamma * torch.log(wrong.masked_fill(right, 1)))
     value = torch.where(right, torch.zeros_like(entropy), fade * entropy)
     factor = torch.as_tensor(_balance(target, alpha, alpha_mode), dtype=value.dtype, device=value.device)
-    return weighted(softmax.expected(factor, value), kept)
+    return weighted(softmax.weighted_nll(factor, value), kept)
 
 
 @sigmoid_focal.closed_form
@@ -294,7 +294,7 @@ def _sigmoid_focal(
         slope.mul_(entropy).mul_(gamma).div_(wrong.clamp_(min=limits.tiny)).add_(_bce_slope(p, target))
     torch.mul(slope.mul_(fade), _factor(upstream, kept), out=gradient["prediction"])
     _stop_at_clip(gradient["prediction"], prediction, eps)
-    return weighted(softmax.expected(fade, entropy), kept)
+    return weighted(softmax.weighted_nll(fade, entropy), kept)
 
 
 @sigmoid_focal.hessian_form("exact", when=lambda parameters, shapes: parameters["from_logits"])

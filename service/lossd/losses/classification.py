@@ -101,13 +101,13 @@ def cross_entropy(
     table = _table(prediction, class_weight)
     if target.ndim == prediction.ndim:
         share = _softened(prediction, target, table, smoothing)
-        return _of_distributions(row_total(softmax.expected(share, -torch.log_softmax(prediction, 1))), target)
+        return _of_distributions(row_total(softmax.weighted_nll(share, -torch.log_softmax(prediction, 1))), target)
     if smoothing is None:
         target, weight = class_weights(target, prediction, class_weight, ignore_index)
         return weighted(softmax.target_nll(prediction, target)[0], weight)
     target, kept = class_weights(target, prediction, None, ignore_index)
     share = _smoothed(prediction, target.unsqueeze(1), table, smoothing)
-    return _counted(row_total(softmax.expected(share, -torch.log_softmax(prediction, 1))), target, table, kept)
+    return _counted(row_total(softmax.weighted_nll(share, -torch.log_softmax(prediction, 1))), target, table, kept)
 
 
 @cross_entropy.closed_form
@@ -224,7 +224,7 @@ def _extended(
         scores, target, class_weight, ignore_index, _smoothing(scores, label_smoothing, smoothing_mode)
     )
     log_p = torch.log_softmax(scores, 1)
-    value = row_total(softmax.expected(share, -log_p))
+    value = row_total(softmax.weighted_nll(share, -log_p))
     if poly is not None:
         value = value + poly * row_total(share * -torch.expm1(log_p))
     if z_loss is not None:
@@ -606,7 +606,7 @@ def kl_div(
     wide, log_p = target.double(), prediction.double()
     log_t = wide if log_target else torch.log(wide)
     share = torch.exp(wide) if log_target else wide
-    value = softmax.expected(share, log_t - log_p)
+    value = softmax.weighted_nll(share, log_t - log_p)
     unreduced = _of_distributions(value, share)
     return replace(unreduced, flags={**unreduced.flags, "negative_divergence": row_total(value) < -regions.UNCERTAIN})
 

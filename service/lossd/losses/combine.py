@@ -15,12 +15,12 @@ from typing_extensions import TypedDict
 
 from lossd.lazy_torch import Tensor, torch
 from lossd.losses.elementary import power
-from lossd.losses.registry import Terms, Unreduced, loss, named
+from lossd.losses.registry import Terms, Unreduced, loss, loss_object
 from lossd.losses.types import FIRST_FAULT, Finite, Fraction, NonNegative, NonNegativeTensor, Real
 
 MAX_TERMS = 64
 
-Named = Annotated[dict[str, Any], BeforeValidator(named)]
+Named = Annotated[dict[str, Any], BeforeValidator(loss_object)]
 
 
 class Term(TypedDict):

@@ -71,7 +71,7 @@ def poisson_nll(
     # In float64: the terms are as large as the counts, and mostly cancel.
     prediction, target = prediction.double(), target.double()
     if log_input:
-        value = torch.exp(prediction) - softmax.expected(target, prediction)
+        value = torch.exp(prediction) - softmax.weighted_nll(target, prediction)
     else:
         value = prediction - target * torch.log(prediction + eps)
     if not full:

@@ -233,7 +233,7 @@ def multilabel_soft_margin(
     target, kept = without_ignored(target, ignore_index)
     value = entropy_of_logits(prediction, target)
     if class_weight is not None:
-        value = softmax.expected(torch.tensor(class_weight, dtype=value.dtype, device=value.device), value)
+        value = softmax.weighted_nll(torch.tensor(class_weight, dtype=value.dtype, device=value.device), value)
     if kept is None:
         return row_total(value) / value.shape[1]
     count = kept.sum(1)

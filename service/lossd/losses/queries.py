@@ -300,7 +300,7 @@ def list_net(
     """
     share, some = _shares(target, mask, target_form, prediction.dtype)
     log_p = torch.log_softmax(_filled(prediction, mask), 1)
-    value = row_total(softmax.expected(share, -log_p), dtype=torch.float64)
+    value = row_total(softmax.weighted_nll(share, -log_p), dtype=torch.float64)
     flags = {} if target_form == "softmax" else {"no_positives": ~some}
     return Unreduced(value, some.to(value.dtype), flags=flags)
 

@@ -33,7 +33,7 @@ __all__ = [
     "Unreduced",
     "Upstream",
     "loss",
-    "named",
+    "loss_object",
 ]
 
 Kind = Literal["rows", "stack", "alone", "composed"]
@@ -477,6 +477,6 @@ def _tensor_types(hint: Any) -> tuple[TensorType, ...]:
     return tuple(m for m in getattr(hint, "__metadata__", ()) if isinstance(m, TensorType))
 
 
-def named(fields: Any) -> Any:
+def loss_object(fields: Any) -> Any:
     """Return the object of a loss; a bare name stands for the loss with its defaults."""
     return {"name": fields} if isinstance(fields, str) else fields

@@ -12,7 +12,7 @@ from typing import Any
 from lossd.lazy_torch import Tensor, torch
 from lossd.losses.elementary import row_total
 
-__all__ = ["distributed", "expected", "settled", "surprise", "sweep", "target_kernel", "target_nll", "variances"]
+__all__ = ["distributed", "settled", "surprise", "sweep", "target_kernel", "target_nll", "variances", "weighted_nll"]
 
 BLOCK_ELEMENTS = 1 << 18
 """Scores in a block: 2 MiB of float32 with their gradient, about the size of a core's own cache."""
@@ -159,12 +159,12 @@ def distributed(gradient: Tensor, prediction: Tensor, share: Tensor, factor: Ten
     torch.sub(prediction, prediction.amax(1, keepdim=True), out=gradient)
     exponential = gradient.exp()
     total = row_total(exponential, keepdim=True)
-    value = row_total(expected(share, total.log() - gradient), keepdim=True)
+    value = row_total(weighted_nll(share, total.log() - gradient), keepdim=True)
     torch.mul(exponential, row_total(share, keepdim=True) / total, out=gradient)
     gradient.sub_(share).mul_(factor)
     return value
 
 
-def expected(share: Tensor, nll: Tensor) -> Tensor:
+def weighted_nll(share: Tensor, nll: Tensor) -> Tensor:
     """Return share times ``nll``; 0 where the share is 0, even if ``nll`` is infinite (a class masked with -inf)."""
     return torch.where(share == 0, 0.0, share * nll)

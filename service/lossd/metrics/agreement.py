@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from lossd.metrics.classes import Classes
-from lossd.metrics.counts import CLASSES, LABELS, ONE_CLASS, Counts, above, of_four, others
+from lossd.metrics.counts import CLASSES, LABELS, ONE_CLASS, Counts, above, counts_of_others, of_four
 from lossd.metrics.registry import Array, Floats, metric
 
 __all__: list[str] = []
@@ -39,7 +39,7 @@ def mcc_of_classes(counts: Classes) -> Sequence[Any]:
     tp, fp, fn, tn = (c.astype(float) for c in (counts.tp, counts.fp, counts.fn, counts.tn))
     predicted, actual = counts.predicted.astype(float), counts.actual.astype(float)
     covariance = (tp * tn - fp * fn).sum(-1)
-    spread = _root(*((sums * others(sums)).sum(-1) for sums in (predicted, actual)))
+    spread = _root(*((sums * counts_of_others(sums)).sum(-1) for sums in (predicted, actual)))
     constant = ((predicted > 0).sum(-1) < 2) | ((actual > 0).sum(-1) < 2)
     return counts.numbers("mcc", (covariance / np.where(constant, 1, spread)).clip(-1, 1), constant)
 
@@ -79,7 +79,7 @@ def _by_chance(predicted: Floats, actual: Floats, weights: str) -> Floats:
     index = np.arange(actual.shape[1])
     match weights:
         case "none":
-            chance = predicted * others(actual)
+            chance = predicted * counts_of_others(actual)
         case "linear":  # the sum over the steps from a class to the next of the pairs that lie on either side
             chance = predicted.cumsum(-1) * above(actual) + actual.cumsum(-1) * above(predicted)
         case _:  # about the mean of the one, the product of the two has the sum 0

@@ -13,7 +13,7 @@ from lossd.losses.registry import Input
 from lossd.metrics.averages import Averages, macro_and_weighted
 from lossd.metrics.calibration import ProbableClasses
 from lossd.metrics.contributions import Contribution, Scores, Tallied
-from lossd.metrics.counts import CLASSES, others
+from lossd.metrics.counts import CLASSES, counts_of_others
 from lossd.metrics.entries import Entries, entrywise, for_kernels, most_likely
 from lossd.metrics.odds import log_odds
 from lossd.metrics.parts import Extreme, Rankings, RowMean, Sums, Tally, part_of
@@ -208,12 +208,12 @@ class Classes(ProbableClasses, Regions):
     @cached_property
     def negatives(self) -> Array:
         """Entries of the other classes."""
-        return others(self.actual)
+        return counts_of_others(self.actual)
 
     @property
     def rejected(self) -> Array:
         """Entries that are predicted to be of another class."""
-        return others(self.predicted)
+        return counts_of_others(self.predicted)
 
     @cached_property
     def right(self) -> tuple[Array, Array]:

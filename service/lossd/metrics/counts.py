@@ -27,8 +27,8 @@ __all__ = [
     "ONE_CLASS",
     "Counts",
     "above",
+    "counts_of_others",
     "of_four",
-    "others",
 ]
 
 # The tasks with counts, by what they decide.
@@ -340,7 +340,7 @@ def above(counts: Floats) -> Floats:
     return sums
 
 
-def others(counts: Floats) -> Floats:
+def counts_of_others(counts: Floats) -> Floats:
     """Return for each class the counts of all others; without subtraction, which would lose small weights."""
     return above(counts) + above(counts[:, ::-1])[:, ::-1]
 

@@ -9,7 +9,7 @@ from annotated_types import Ge, Gt, Le, Len
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
 from pydantic_core import PydanticCustomError
 
-from lossd.losses.registry import named
+from lossd.losses.registry import loss_object
 from lossd.losses.types import FIRST_FAULT, Fraction, Positive
 from lossd.request.fields import without_nulls
 
@@ -216,7 +216,7 @@ def spelled_out(request: dict[str, Any]) -> dict[str, Any]:
     """Return the request with objects and lists in place of bare names: ``"loss": "mse"``, ``"outputs": "loss"``."""
     whole = dict(request)
     if isinstance(request.get("loss"), str):
-        whole["loss"] = named(request["loss"])
+        whole["loss"] = loss_object(request["loss"])
     if isinstance(request.get("outputs"), str):
         whole["outputs"] = [request["outputs"]]
     options = request.get("metrics")

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Set
 from lossd.losses.lookup import closest
 from lossd_client.wire import DTYPES
 
-__all__ = ["fitting", "meant"]
+__all__ = ["fitting_remedies", "meant"]
 
 Layout = Mapping[str, tuple[str, tuple[int, ...]]]
 """The tensors of a request: dtype and shape by name."""
@@ -39,7 +39,7 @@ def meant(name: str, known: tuple[str, ...]) -> str | None:
     return near[0] if near else None
 
 
-def fitting(layout: Layout, domains: Mapping[str, Set[str]], fits: Callable[[Layout], bool]) -> list[str]:
+def fitting_remedies(layout: Layout, domains: Mapping[str, Set[str]], fits: Callable[[Layout], bool]) -> list[str]:
     """Return remedies that make the tensors fit, as the ends of a sentence; empty if none is known.
 
     Args:

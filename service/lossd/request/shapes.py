@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-__all__ = ["axis_names", "expected", "is_empty", "match", "resolve", "show"]
+__all__ = ["axis_names", "expected_shape", "is_empty", "match", "resolve", "show"]
 
 OPTIONAL = frozenset("S")
 """Axes that may have length 0: a batch of sequences may have no label (S) at all."""
@@ -62,7 +62,7 @@ def axis_names(pattern: Sequence[str], ndim: int) -> list[str]:
     return names
 
 
-def expected(pattern: Sequence[str], dims: Mapping[str, Any]) -> str:
+def expected_shape(pattern: Sequence[str], dims: Mapping[str, Any]) -> str:
     """Return the pattern as text, with known lengths in place of names."""
     axes: list[str] = []
     for axis in pattern:

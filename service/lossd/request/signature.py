@@ -15,8 +15,8 @@ from lossd.losses.registry import TARGETS, Input, Loss, Refinement
 from lossd.losses.types import TensorType
 from lossd.request.options import MetricOptions
 from lossd.request.outputs import series
-from lossd.request.remedies import Layout, fitting, meant
-from lossd.request.shapes import axis_names, expected, is_empty, match, resolve, show
+from lossd.request.remedies import Layout, fitting_remedies, meant
+from lossd.request.shapes import axis_names, expected_shape, is_empty, match, resolve, show
 from lossd_client.errors import DtypeMismatch, Fault, InvalidRequest, MissingInput, ShapeMismatch, UnknownInput
 from lossd_client.wire import DTYPES
 from lossd_client.wire.quoting import quoted
@@ -131,7 +131,7 @@ class Signature:
         if len(layout) > MOST_TRIED:
             return ""
         domains = {entry.name: {kind.domain for kind in self.types(entry)} for entry in self.inputs}
-        found = fitting(layout, domains, self._fits)
+        found = fitting_remedies(layout, domains, self._fits)
         if modes := [mode for mode, other in self._other_modes() if other._fits(layout)]:
             found.append(f"set mode to {' or '.join(map(quoted, modes))}")
         return f"; {', or '.join(found)}" if found else ""
@@ -187,9 +187,9 @@ class Signature:
             raise DtypeMismatch(
                 f"{name} has the shape {show(shape)} of {_meaning(other_dtypes[0])} and the dtype {dtype}; "
                 f"{' or '.join(map(_meaning, accepted))} would have the shape "
-                f"{' or '.join(expected(t.pattern, dims) for t in accepted)}"
+                f"{' or '.join(expected_shape(t.pattern, dims) for t in accepted)}"
             )
-        shapes = " or ".join(expected(t.pattern, dims) for t in accepted)
+        shapes = " or ".join(expected_shape(t.pattern, dims) for t in accepted)
         sources = dict.fromkeys(shapes_from[a] for t in accepted for a in t.pattern if a in shapes_from)
         origin = ", ".join(f"{s} is {show(layout[s][1])}" for s in sources if s != name)
         raise ShapeMismatch(

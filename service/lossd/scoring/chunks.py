@@ -19,7 +19,7 @@ from lossd.files.sources import Source
 from lossd.scoring.blocks import Piece, rows_in, rows_of_block
 from lossd_client.errors import Problem
 
-__all__ = ["Chunk", "Extent", "chunks_of", "measured", "usual_bytes"]
+__all__ = ["Chunk", "Extent", "chunks_of", "source_sizes", "usual_bytes"]
 
 LEAST_BYTES, MOST_BYTES = 4 << 20, 256 << 20
 CHUNKS = 256
@@ -75,7 +75,7 @@ class Chunk:
         return f"{rows} {piece.source.name}".strip() + (f" to {others[-1].source.name}" if others else "")
 
 
-def measured(sources: Sequence[Source], by_row: Sequence[str], *, rows: int | None) -> list[Extent]:
+def source_sizes(sources: Sequence[Source], by_row: Sequence[str], *, rows: int | None) -> list[Extent]:
     """Return how much each source holds, by its headers; of .csv files the content is read.
 
     Args:

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from lossd.engine import Result
     from lossd.job import Job
 
-__all__ = ["AccessLog", "PageLog", "first_shapes", "named", "printable", "short_path"]
+__all__ = ["AccessLog", "PageLog", "first_shapes", "log_text", "run_and_batch", "short_path"]
 
 log = logging.getLogger("lossd.access")
 
@@ -102,13 +102,13 @@ def _line(request: HttpRequest, status: int | None, outcome: str, **more: Any) -
     line = _identity(request.scope, request.request_id, request.client)
     line |= {"status": status, "outcome": outcome, "loss": request.model, "bytes_in": request.length}
     if (job := request.job) is not None:
-        line["shapes"] = {printable(name): shape for name, shape in first_shapes(job)}
+        line["shapes"] = {log_text(name): shape for name, shape in first_shapes(job)}
     return LogLine(((name, value) for name, value in line.items() if value not in (None, "")), **more)
 
 
 def _identity(scope: Mapping[str, Any], request_id: str, client: str) -> LogLine:
     line = LogLine(request_id=request_id, method=scope["method"], path=short_path(scope["path"]))
-    for key, name in named(scope):
+    for key, name in run_and_batch(scope):
         line[key] = name
     if client:
         line["client"] = client
@@ -116,16 +116,16 @@ def _identity(scope: Mapping[str, Any], request_id: str, client: str) -> LogLine
         line["peer"] = scope["client"][0]
     for name, value in scope["headers"]:
         if name == b"traceparent":
-            line["trace_id"] = printable(value[3:35].decode("latin-1"))
+            line["trace_id"] = log_text(value[3:35].decode("latin-1"))
     return line
 
 
-def named(scope: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+def run_and_batch(scope: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     """Yield the run and the batch that a request's path names."""
     if RUN in scope:
-        yield "run", printable(scope[RUN])
+        yield "run", log_text(scope[RUN])
         if BATCH in scope:
-            yield "batch", printable(scope[BATCH])
+            yield "batch", log_text(scope[BATCH])
 
 
 def first_shapes(job: Job) -> Iterator[tuple[str, tuple[int, ...]]]:
@@ -134,7 +134,7 @@ def first_shapes(job: Job) -> Iterator[tuple[str, tuple[int, ...]]]:
         yield column.name, column.shape(job.rows)
 
 
-def printable(text: str) -> str:
+def log_text(text: str) -> str:
     """Return a client's text for the log: at most 60 of its characters, all printable."""
     return _only_printable(text if len(text) <= MAX_NAME else f"{text[:MAX_NAME]}...")
 

@@ -19,7 +19,7 @@ except ModuleNotFoundError as missing:
     raise RuntimeError(f"tracing needs {missing.name}: pip install 'lossd[otel]'") from None
 
 from lossd import __version__
-from lossd.api.observability.access_log import first_shapes, named, printable, short_path
+from lossd.api.observability.access_log import first_shapes, log_text, run_and_batch, short_path
 from lossd.api.observability.telemetry import OK, STAGES
 
 if TYPE_CHECKING:
@@ -110,9 +110,9 @@ def _describe(span: trace.Span, request: HttpRequest, outcome: str, status: int 
         "lossd.loss": request.model,
         "lossd.outcome": outcome,
     }
-    attributes |= {f"lossd.{key}": name for key, name in named(scope)}
+    attributes |= {f"lossd.{key}": name for key, name in run_and_batch(scope)}
     if (job := request.job) is not None:
-        attributes |= {f"lossd.shape.{printable(name)}": shape for name, shape in first_shapes(job)}
+        attributes |= {f"lossd.shape.{log_text(name)}": shape for name, shape in first_shapes(job)}
     span.set_attributes({name: value for name, value in attributes.items() if value not in (None, "")})
 
 
