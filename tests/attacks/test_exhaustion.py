@@ -280,7 +280,7 @@ def test_memory_grows_with_the_samples_and_as_their_square_only_where_pairs_are_
 
 
 def test_the_body_of_a_repository_index_is_bounded(http: httpx.Client) -> None:
-    answer = http.post("/v2/repository/index", content=b" " * (65 << 10))
+    answer = http.post("/v2/repository/index", content=b" " * (513 << 10))
     assert answer.status_code == 413
     assert answer.json().keys() == {"error"}
 
