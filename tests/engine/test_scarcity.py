@@ -20,7 +20,6 @@ import pytest
 
 from fronts.group import eventually, is_alive
 from lossd.api import drawing
-from lossd.configuration.machine import ALLOCATOR
 from lossd.engine import worker_process
 from lossd.engine.slab import SlabPool
 from lossd_client import wire
@@ -108,7 +107,7 @@ def test_a_worker_that_could_not_be_started_is_tried_again(what: str, monkeypatc
 def test_a_worker_ends_with_its_front_during_an_evaluation() -> None:
     command = [sys.executable, "-m", "lossd.cli", "serve", "--port=0", "--threads=1", "--compiled=false"]
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.DEVNULL}
-    with worker_process.subprocess.Popen(command, **pipes, text=True, env=os.environ | ALLOCATOR) as front:
+    with worker_process.subprocess.Popen(command, **pipes, text=True) as front:
         assert front.stdout is not None
         assert " listens on " in front.stdout.readline()
         children = Path(f"/proc/{front.pid}/task/{front.pid}/children").read_text().split()
