@@ -12,6 +12,7 @@ import sys
 import time
 import zlib
 from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from typing import Any
 
 import httpx
@@ -20,6 +21,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from lossd.api.http import compression
 from lossd.api.http.compression import ENCODINGS, PIECE_OUTPUT_BYTES, Decompressor
 from lossd_client.errors import MalformedBody
 from lossd_client.wire import Tensor, safetensors
@@ -312,6 +314,19 @@ def test_parts_without_end_are_refused(small: httpx.Client, encoding: str, nothi
     with small.stream("POST", path, content=iter(sent), headers={**headers, "Content-Encoding": encoding}) as answer:
         assert answer.status_code in (400, 413)
         assert re.search("more than 32768 parts|max_body_bytes", answer.read().decode())
+
+
+@pytest.mark.parametrize(
+    ("encoding", "nothing"), [(b"gzip", gzip.compress(b"")), (b"zstd", zstd.compress(b""))], ids=["gzip", "zstd"]
+)
+def test_a_body_has_at_most_so_many_parts(encoding: bytes, nothing: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(compression, "MAX_MEMBERS", 50)
+    for parts in (50, 51):
+        decompressor = Decompressor(encoding)
+        decompressor.feed(nothing * parts, unread=False)
+        with pytest.raises(MalformedBody, match="more than 50 parts") if parts > 50 else nullcontext():
+            assert asyncio.run(decompressor.piece()) == b""
+            assert decompressor.done
 
 
 # Out
