@@ -521,7 +521,10 @@ def counted_inputs(
 ) -> dict[str, torch.Tensor]:
     """Inputs of a loss for whose metrics the pass counts, with scores at margins and thresholds among them."""
     if loss["name"] in ("cross_entropy", "nll"):
-        return dense((rows, 3, *trailing[1:]), seed, dtype)
+        tensors = dense((rows, 3, *trailing[1:]), seed, dtype)
+        if loss["name"] == "nll":
+            tensors["prediction"] = torch.log_softmax(tensors["prediction"].double(), 1).to(dtype)
+        return tensors
     random, name, shape = torch.Generator().manual_seed(seed), loss["name"], (rows, *trailing)
     first, second = (torch.randint(-8, 9, shape, generator=random).to(dtype) / 10 for _ in range(2))
     yes = torch.randint(0, 2, shape, generator=random).to(dtype)

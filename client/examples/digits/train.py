@@ -30,7 +30,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from sklearn.datasets import load_digits
 from sklearn.model_selection import train_test_split
 
-from lossd.cli import report
+from lossd.cli import fitting, report
 from lossd_client import LossClient
 
 EPOCHS = 20
@@ -49,7 +49,7 @@ def main() -> None:
     url = parser.parse_args().url
     with nullcontext(url) if url else running_service() as address, LossClient(address) as lossd:
         lossd.wait_until_ready()
-        console, data = report.console(), digits()
+        console, data = fitting.console(), digits()
         first, last = count(lossd, data, train(lossd, data, console))
         console.print(f"\n{lossd.compare(first, last, metrics=['accuracy', 'f1']).sentence}", soft_wrap=True)
         console.print(f"{address.rstrip('/')}/#/compare?run={first}&run={last}", soft_wrap=True)

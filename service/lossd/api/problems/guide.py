@@ -126,7 +126,7 @@ EXAMPLES: Mapping[str, Example] = {
         "GET", "/v1/runs/resnet50-v4", None, "no run is named resnet50-v4; GET /v1/runs lists yours"
     ),
     "unknown-batch": Example("GET", f"{RUN}/batches/00011", None, "the run has counted no batch named 00011"),
-    "method-not-allowed": Example("GET", "/v1/evaluate", None, "/v1/evaluate takes POST"),
+    "method-not-allowed": Example("GET", "/v1/evaluate", None, "this path takes POST, not GET"),
     "run-differs": Example(
         "PUT",
         RUN,
