@@ -59,13 +59,6 @@ def is_wide(dtypes: Mapping[str, str], domains: Mapping[str, str]) -> bool:
     )
 
 
-WITH_PROBABILITIES = ("binary", "multilabel", "multiclass", "segmentation")
-"""The tasks of probabilities."""
-
-WITHOUT_PROBABILITIES = ("hinge", "multi_margin", "multilabel_margin")
-"""The losses of these tasks that make no probabilities of scores."""
-
-
 def model_name(loss: str | None, task: str | None) -> str:
     """Return the name under which requests are counted: the loss's, or that of the task's metrics."""
     return loss or f"metrics.{task}"
@@ -253,12 +246,6 @@ class Recipe:
     def evaluates_loss(self) -> bool:
         """Whether the loss, or a derivative of it, is requested."""
         return self.want_loss or bool(self.gradients or self.hessians or self.product)
-
-    @cached_property
-    def reads_logits(self) -> bool:
-        """Whether a loss makes probabilities of ``prediction``, every entry of which counts."""
-        logits = self.evaluates_loss and not self.axes and self.domains.get("prediction") == "logits"
-        return logits and self.task in WITH_PROBABILITIES and self.loss not in WITHOUT_PROBABILITIES
 
     @cached_property
     def model(self) -> str:

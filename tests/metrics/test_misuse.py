@@ -183,6 +183,15 @@ def test_a_dropped_sample_does_not_matter_to_a_loss_either():
     assert evaluating.alone(request, {**inputs, "sample_weight": torch.ones(3)}).warnings == set()
 
 
+@pytest.mark.parametrize("loss", ["hinge", "multi_margin", "multilabel_margin"])
+def test_a_margin_loss_compares_scores_as_they_are(loss):
+    """A score of 0.25 is no probability there, whatever the task."""
+    rows = {"prediction": torch.tensor(EVEN), "target": torch.tensor([[0, -1], [1, -1]])}
+    same = {**SAME, "target": torch.tensor([-1.0, 1.0])}
+    inputs = {"hinge": same, "multi_margin": ROWS, "multilabel_margin": rows}[loss]
+    assert SUSPECT not in evaluating.alone({"loss": {"name": loss}, "outputs": ["loss"]}, inputs).warnings
+
+
 @pytest.mark.parametrize("loss", [{"name": "bce"}, {"name": "sigmoid_focal", "from_logits": False}])
 def test_a_loss_of_probabilities_wants_them(loss):
     assert evaluating.alone({"loss": loss, "outputs": ["loss", "metrics"]}, SAME).warnings == set()

@@ -28,7 +28,7 @@ from lossd.evaluation.differentiation import LossOfBatch, varying_numbers
 from lossd.evaluation.inputs import SOFTMAX, DeviceInputs, prepared
 from lossd.evaluation.isolation import isolated
 from lossd.evaluation.masking import masking_of
-from lossd.evaluation.misread import probabilities_as_logits
+from lossd.evaluation.misread import probabilities_as_logits, reads_logits
 from lossd.evaluation.ranges import out_of_range, rows_out_of_range
 from lossd.evaluation.row_values import RowValues
 from lossd.losses import REGISTRY
@@ -220,7 +220,7 @@ class _Evaluation:
         for answer in self.answers:
             if "diagnostics" not in answer:
                 answer["diagnostics"] = {"warnings": []}
-        if recipe.reads_logits:
+        if reads_logits(recipe):
             for position in probabilities_as_logits(self.batch, self.segments, self.view):
                 diagnostics = self.answers[position]["diagnostics"]
                 if position not in problems and diagnostics["valid_count"]:

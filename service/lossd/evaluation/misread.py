@@ -12,14 +12,23 @@ from torch import Tensor
 import lossd.metrics as metrics
 from lossd.evaluation.batch import TensorBatch
 from lossd.evaluation.columns import Columns
+from lossd.job import Recipe
+from lossd.losses import REGISTRY
 from lossd.losses.reduction import Segments
 
 Scores = Tensor | npt.NDArray[Any]
 
-__all__ = ["probabilities_as_logits"]
+__all__ = ["probabilities_as_logits", "reads_logits"]
 
 FEW = 32
 """How many entries of a request are read at first: they tell most logits from probabilities."""
+
+
+def reads_logits(recipe: Recipe) -> bool:
+    """Return whether a loss makes probabilities of ``prediction``, every entry of which counts."""
+    if recipe.loss is None or not recipe.evaluates_loss or recipe.axes or recipe.task not in metrics.TASKS:
+        return False
+    return recipe.domains.get("prediction") == "logits" and REGISTRY[recipe.loss].probabilistic
 
 
 def probabilities_as_logits(batch: TensorBatch, segments: Segments, view: Callable[[], metrics.View]) -> list[int]:

@@ -100,7 +100,7 @@ def _soft_margin_hessian(prediction: Tensor, target: Tensor) -> Tensor:
     return logistic_variance(prediction)
 
 
-@loss(task="binary", kind="rows", elementwise=True)
+@loss(task="binary", kind="rows", elementwise=True, probabilistic=False)
 def hinge(
     prediction: Logits[Tensor, "N *"], target: Sign[Tensor, "N *"], *, margin: Number = 1.0, squared: bool = False
 ) -> Real[Tensor, "N *"]:
@@ -137,7 +137,7 @@ def _where_linear(parameters: Mapping[str, Any]) -> tuple[str, ...]:
     return ("prediction",) if parameters["p"] == 1 else ()
 
 
-@loss(task="multiclass", kind="rows", elementwise=_where_linear)
+@loss(task="multiclass", kind="rows", elementwise=_where_linear, probabilistic=False)
 def multi_margin(
     prediction: Logits[Tensor, "N C"],
     target: ClassIndex[Tensor, "N"],
@@ -178,7 +178,7 @@ def multi_margin(
     return value * torch.tensor(class_weight, dtype=value.dtype, device=value.device)[target.squeeze(1)]
 
 
-@loss(task="sets", kind="rows", pairs=PairCost(_of_classes, 0, 130), twice=False)
+@loss(task="sets", kind="rows", pairs=PairCost(_of_classes, 0, 130), twice=False, probabilistic=False)
 def multilabel_margin(prediction: Logits[Tensor, "N C"], target: ClassSet[Tensor, "N C"]) -> Real[Tensor, "N"]:
     r"""Hinge loss of the score of each class that applies against each that does not.
 

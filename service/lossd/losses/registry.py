@@ -199,6 +199,7 @@ class Loss:
         elementwise: Returns the inputs of which each entry of the gradient depends on its own entry alone, given the
             parameters.
         twice: Whether autograd has its second derivatives.
+        probabilistic: Whether it makes probabilities of logits; a margin loss compares them as they are.
         summary: The docstring's first line.
         formula: The docstring's formula, LaTeX.
         references: The docstring's references, a line each.
@@ -229,6 +230,7 @@ class Loss:
     unavailable: Callable[[], str | None]
     elementwise: Elementwise
     twice: bool
+    probabilistic: bool
     summary: str
     formula: str
     references: tuple[str, ...]
@@ -353,6 +355,7 @@ def loss(
     unavailable: Callable[[], str | None] = lambda: None,
     elementwise: bool | Elementwise = False,
     twice: bool = True,
+    probabilistic: bool = True,
     like: Loss | None = None,
 ) -> Callable[[Callable[..., Tensor | Unreduced]], Loss]:
     """Register a loss under its function's name.
@@ -377,6 +380,8 @@ def loss(
         elementwise: Whether each entry of a gradient depends on its own entry of that input alone, or a function that
             returns the inputs of which this holds. The Hessian is then diagonal.
         twice: Whether autograd has its second derivatives.
+        probabilistic: Whether it makes probabilities of logits, if it takes any. A margin loss does not: it compares
+            them as they are, and scores from 0 to 1 are no mistake.
         like: The loss whose docstring describes inputs and parameters that this one's docstring leaves out.
     """
     described: dict[str, str] = {}
@@ -441,6 +446,7 @@ def loss(
             unavailable=unavailable,
             elementwise=elementwise if callable(elementwise) else lambda _: differentiable if elementwise else (),
             twice=twice,
+            probabilistic=probabilistic,
             summary=doc.summary,
             formula=doc.formula,
             references=doc.references,
