@@ -69,8 +69,8 @@ class Page:
             request_headers: The request's headers.
             version: The page is made again if this changes.
         """
-        given = combined(request_headers.raw, _HEADERS)
-        encoding = choose_encoding(given.get(b"accept-encoding"), (b"gzip",))
+        headers = combined(request_headers.raw, _HEADERS)
+        encoding = choose_encoding(headers.get(b"accept-encoding"), (b"gzip",))
         form = self._forms.get(encoding) if version == self._version else None
         if form is None:
             async with self._making:
@@ -80,7 +80,7 @@ class Page:
                     self._forms[encoding] = await run_in_threadpool(self._form, encoding)
                 form = self._forms[encoding]
         body, stated = form
-        if is_current(given.get(b"if-none-match", b""), stated["etag"]):
+        if is_current(headers.get(b"if-none-match", b""), stated["etag"]):
             return Response(status_code=304, headers=stated)
         return Response(body, headers=stated, media_type=self._media_type)
 

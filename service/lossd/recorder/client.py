@@ -44,14 +44,14 @@ class _Question:
 
     Attributes:
         number: Its number, which the reply has too.
-        asked: Its frame, or the batch to count; kept for asking again.
+        message: Its frame, or the batch to count; kept for asking again.
         deadline: When the answer is no longer wanted, on the monotonic clock.
         answer: Resolves with the reply's outcome and payload.
         sent: How often it was sent.
     """
 
     number: int
-    asked: bytes | NewBatch
+    message: bytes | NewBatch
     deadline: float
     answer: asyncio.Future[tuple[Any, bytes]]
     sent: int = 0
@@ -139,12 +139,12 @@ class Recorder:
         if self._closed:
             raise _ends()
         loop, number = asyncio.get_running_loop(), self.next_number()
-        asked: bytes | NewBatch
+        message: bytes | NewBatch
         if op == COUNT:
-            asked = NewBatch(report=payload, **arguments)
+            message = NewBatch(report=payload, **arguments)
         else:
-            asked = encode({"id": number, "op": op, **arguments}, payload)
-        question = self._questions[number] = _Question(number, asked, deadline, loop.create_future())
+            message = encode({"id": number, "op": op, **arguments}, payload)
+        question = self._questions[number] = _Question(number, message, deadline, loop.create_future())
         if self._timer is None or deadline < self._due:
             self._set_timer(deadline)
         if self._connection is not None:
@@ -294,8 +294,8 @@ class _Connection(asyncio.Protocol):
         """Send a question, or keep it until the socket takes more."""
         if self._paused:
             self._waiting[question.number] = question
-        elif isinstance(question.asked, bytes):
-            self._write(question.asked, [question])
+        elif isinstance(question.message, bytes):
+            self._write(question.message, [question])
         else:
             if not self._to_count:
                 asyncio.get_running_loop().call_soon(self._send_batches)
@@ -309,10 +309,10 @@ class _Connection(asyncio.Protocol):
         for question in questions:
             if question.answer.done():  # its caller left
                 continue
-            nbytes += len(cast("NewBatch", question.asked).report)
+            nbytes += len(cast("NewBatch", question.message).report)
             if together and nbytes > TOGETHER_BYTES:
                 self._send_together(together)
-                together, nbytes = [], len(cast("NewBatch", question.asked).report)
+                together, nbytes = [], len(cast("NewBatch", question.message).report)
             together.append(question)
         if together:
             self._send_together(together)
@@ -323,7 +323,7 @@ class _Connection(asyncio.Protocol):
             return
         number = self._recorder.next_number()
         self._counted[number] = [question.number for question in questions]
-        self._write(encode_batches(number, [cast("NewBatch", question.asked) for question in questions]), questions)
+        self._write(encode_batches(number, [cast("NewBatch", question.message) for question in questions]), questions)
 
     def _write(self, frame: bytes, questions: Sequence[_Question]) -> None:
         assert self._transport is not None

@@ -447,11 +447,11 @@ def _counted(connection: Connection, batches: Iterable[NewBatch]) -> dict[tuple[
 
     There is a query for each run: SQLite reads the whole table for pairs of a run and a name.
     """
-    wanted: dict[str, dict[str, None]] = {}
+    names_by_run: dict[str, dict[str, None]] = {}
     for batch in batches:
-        wanted.setdefault(batch.run, {})[batch.name] = None
+        names_by_run.setdefault(batch.run, {})[batch.name] = None
     found: dict[tuple[str, str], _Counted] = {}
-    for run, names in wanted.items():
+    for run, names in names_by_run.items():
         ordered = list(names)
         for first in range(0, len(ordered), LOOKED_UP):
             some = {"which": run, "names": ordered[first : first + LOOKED_UP]}

@@ -28,13 +28,13 @@ DIALECTS: Mapping[str, tuple[Any, str]] = {
 class _Text(NamedTuple):
     """The text of a statement, the names of its parameters in their order, and the values of the constant ones.
 
-    ``own`` returns the values of several parameters in their order, if none is constant.
+    ``getter`` returns the values of several parameters in their order, if none is constant.
     """
 
     text: str
     names: Sequence[str]
     constants: Mapping[str, Any]
-    own: Callable[[Mapping[str, Any]], Sequence[Any]] | None
+    getter: Callable[[Mapping[str, Any]], Sequence[Any]] | None
 
 
 class Statement:
@@ -103,14 +103,14 @@ class Statement:
                 expanded = compiled.construct_expanded_state({**constants, self._among: [""] * length})
                 names, text = expanded.positiontup, expanded.statement
             constants = {name: value for name, value in constants.items() if value is not None and name in names}
-            own = itemgetter(*names) if len(names) > 1 and not constants else None
-            found = self._texts[name, length] = _Text(text, names, constants, own)
+            getter = itemgetter(*names) if len(names) > 1 and not constants else None
+            found = self._texts[name, length] = _Text(text, names, constants, getter)
         return found
 
 
 def _in_order(text: _Text, parameters: Mapping[str, Any]) -> Sequence[Any]:
-    if text.own is not None:
-        return text.own(parameters)
+    if text.getter is not None:
+        return text.getter(parameters)
     values = {**text.constants, **parameters}
     return [values[name] for name in text.names]
 

@@ -68,8 +68,8 @@ class TermPlan:
 
     def with_outputs(self, gradients: Sequence[str], metrics: tuple[str, ...]) -> TermPlan:
         """Return the term with these outputs: its value, its gradients by these tensors, these metrics."""
-        wanted = frozenset(gradients)  # a request may have thousands
-        names = tuple(e.name for e in self.plan.inputs if e.differentiable and self.tensor(e.name) in wanted)
+        tensors = frozenset(gradients)  # a request may have thousands
+        names = tuple(e.name for e in self.plan.inputs if e.differentiable and self.tensor(e.name) in tensors)
         return replace(self, plan=replace(self.plan, want_loss=True, gradients=names, metrics=metrics))
 
     def job(self, position: int, layout: Layout) -> Job:

@@ -175,7 +175,7 @@ class _Counting:
         positions = firsts if self.kind == "position" else None
         targets = fingerprints(lengths, covered, firsts=positions, sample_id=ids, kernels=kernels)
         if not self.paired:
-            return [(own, None) for own in targets]
+            return [(fingerprint, None) for fingerprint in targets]
         beside = {name: arrays[name] for name in self.beside}
         groups = groups_of_rows({"groups": MOST_GROUPS}, lengths, firsts, beside, kernels)
         pairings = fingerprints(lengths, covered, firsts=positions, sample_id=ids, groups=groups, kernels=kernels)
@@ -237,9 +237,9 @@ class _Sent:
 
     def arrays(self, position: int) -> dict[str, Array]:
         """Return the inputs of one batch."""
-        own = slice(*self._starts[position : position + 2])
+        rows = slice(*self._starts[position : position + 2])
         return {
-            c.name: self._arrays[c.name][own] if c.per_row else self._arrays[c.name][position]
+            c.name: self._arrays[c.name][rows] if c.per_row else self._arrays[c.name][position]
             for c in self.recipe.inputs
         }
 

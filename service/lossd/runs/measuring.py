@@ -82,9 +82,10 @@ def measured(
             of_rows |= _contributions(task, recipe)
             of_requests |= _of_whole_batches(task, recipe)
         found: list[dict[str, RunTotal]] = [{} for _ in batch.rows]
-        for contributions, own in ((of_rows, placement), (of_requests, placement.whole if of_requests else placement)):
+        whole = placement.whole if of_requests else placement
+        for contributions, scope in ((of_rows, placement), (of_requests, whole)):
             for key, contribution in contributions.items():
-                for request, total in zip(found, totals.each(contribution, own, limit), strict=True):
+                for request, total in zip(found, totals.each(contribution, scope, limit), strict=True):
                     request[key] = total
     return _facts(recipe, task, weighted), found
 

@@ -251,7 +251,7 @@ class BatchRoute(TensorRoute[IncomingBatch], DirectRoute[IncomingBatch]):
         held = len(result.text) if len(result.text) > INLINE_BYTES else 0
         self.engine.budget.add(request.client, held)
         try:
-            outcome = await self._recorded(request, batch, self._asked(request, batch, result))
+            outcome = await self._recorded(request, batch, self._begin_counting(request, batch, result))
         finally:
             self.engine.budget.add(request.client, -held)
         await self._answer(request, batch, result, outcome, parsed, send)
@@ -276,10 +276,10 @@ class BatchRoute(TensorRoute[IncomingBatch], DirectRoute[IncomingBatch]):
             result: Result = outcome
             if len(result.text) > INLINE_BYTES:
                 return False
-            asked = self._asked(request, batch, result)
+            counting = self._begin_counting(request, batch, result)
             result.release()
             batch.result, batch.evaluated = result, time.monotonic()
-            request.wait_for(asked)
+            request.wait_for(counting)
             return True
         self.telemetry.recorder.add_one(time.monotonic() - batch.evaluated)
         document, _ = outcome
@@ -331,7 +331,7 @@ class BatchRoute(TensorRoute[IncomingBatch], DirectRoute[IncomingBatch]):
         self.telemetry.batches["counted" if status == 201 else "again"] += 1
         self.telemetry.answered(request, result, (*stages, time.monotonic() - request.begin), size, status)
 
-    def _asked(
+    def _begin_counting(
         self, request: HttpRequest, batch: IncomingBatch, result: Result
     ) -> asyncio.Future[tuple[CountResult, bytes]]:
         """Ask the recorder to count a batch, and return the future of its answer."""
@@ -346,14 +346,14 @@ class BatchRoute(TensorRoute[IncomingBatch], DirectRoute[IncomingBatch]):
         )
 
     async def _recorded(
-        self, request: HttpRequest, batch: IncomingBatch, asked: asyncio.Future[tuple[CountResult, bytes]]
+        self, request: HttpRequest, batch: IncomingBatch, counting: asyncio.Future[tuple[CountResult, bytes]]
     ) -> CountResult:
         """Return the recorder's answer to a batch's report: it is committed.
 
         Args:
             request: The request.
             batch: The batch.
-            asked: The recorder's answer to the first attempt.
+            counting: The recorder's answer to the first attempt.
 
         Raises:
             Unavailable: The run was deleted and created with another definition.
@@ -362,14 +362,14 @@ class BatchRoute(TensorRoute[IncomingBatch], DirectRoute[IncomingBatch]):
         assert batch.result is not None
         for attempt in range(1, ATTEMPTS + 1):
             try:
-                outcome, _ = await self.telemetry.recording(asked)
+                outcome, _ = await self.telemetry.recording(counting)
             except UnknownRun:  # it was deleted; there may be another of that name
                 now = await self.definitions.look_up(request.client, batch.run, request.deadline)
                 if now.key != batch.definition.key:
                     raise _replaced() from None
                 batch.definition = now
                 if attempt < ATTEMPTS:
-                    asked = self._asked(request, batch, batch.result)
+                    counting = self._begin_counting(request, batch, batch.result)
             else:
                 return outcome
         raise _replaced()
