@@ -90,7 +90,7 @@ def test_no_text_is_longer_than_was_reckoned(dtype: str, shape: tuple[int, ...],
 
 
 @pytest.mark.parametrize("dtype", [np.float64, np.float32, np.float16])
-@pytest.mark.parametrize("shape", [(0,), (3,), (1 << 15, 3), (2, 3, 1 << 14), (1, 1 << 16), (5, 0)])
+@pytest.mark.parametrize("shape", [(0,), (3,), (1 << 13, 3), (2, 3, 1 << 13), (1, 9 + (1 << 14)), (5, 0)])
 def test_a_text_is_the_same_in_one_go_and_in_pieces(
     shape: tuple[int, ...], dtype: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -115,9 +115,9 @@ COSTLY: dict[str, Callable[[int], tuple[np.ndarray, json.Form]]] = {
 
 @pytest.mark.parametrize("of", COSTLY.values(), ids=COSTLY.keys())
 def test_no_number_costs_python_a_turn(of: Callable[[int], tuple[np.ndarray, json.Form]]) -> None:
-    """Half a million numbers in less than half of the time that a loop over as many finite ones takes."""
-    array, form = of(500_000)
-    finite = np.full(500_000, 0.1, array.dtype)
+    """A hundred thousand numbers in less than half of the time that a loop over as many finite ones takes."""
+    array, form = of(100_000)
+    finite = np.full(100_000, 0.1, array.dtype)
     tensor = Tensor.of(array)
     json.tensor_text(Tensor.of(array[:100]), form)  # tables are made once
 
@@ -171,13 +171,18 @@ SCORES = np.random.default_rng(0).standard_normal((50, 300)).astype(np.float32)
     ("task", "classes"), [("binary", 1), *product(("multiclass", "multilabel", "sets"), (2, 40, 300))]
 )
 def test_no_metrics_are_a_longer_text_than_was_reckoned(task: str, classes: int) -> None:
-    """Each by itself, with weights, which make long decimals of counts; undefined for many of the classes."""
+    """Each by itself, with weights, which make long decimals of counts; undefined for many of the classes.
+
+    Of 300 classes, those that rank the scores class by class say no more of each class than of 40.
+    """
     random = np.random.default_rng(1)
     prediction = SCORES[:, 0] if task == "binary" else SCORES[:, :classes]
     chosen = random.integers(0, classes, 50)
     target = chosen if task == "multiclass" else (random.random(prediction.shape) < 0.1).astype(np.int64)
     weight = random.random(50)
-    for name in METRICS[task]:
+    for name, metric in METRICS[task].items():
+        if metric.sorts and classes > 256:
+            continue
         if name == "normalized_confusion_matrix" and task == "multiclass" and classes > 256:
             continue  # it is refused
         request = {"task": task, "metrics": {"names": [name], **({"k": 1} if name == "top_k_accuracy" else {})}}

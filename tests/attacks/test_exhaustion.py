@@ -20,7 +20,7 @@ import orjson
 import pytest
 import torch
 
-from evaluating import alone, layout
+from evaluating import layout
 from fuzz.mutations import as_json, as_oip, as_safetensors
 from lossd.api import curves, evaluate
 from lossd.api.runs import comparisons, definitions, results
@@ -36,18 +36,20 @@ from losses.case import Case
 from losses.cases import CASES
 from serving import Running, running
 
+from .test_work import pieces
+
 MSE = {"name": "mse"}
 
 
 @pytest.mark.timed
 def test_a_large_json_text_keeps_nobody_waiting_for_seconds() -> None:
-    """At the default limit, in the form that takes the parser longest; meanwhile health is asked for all the time."""
-    with running() as service:
+    """A quarter of the default limit, in the form that takes the parser longest; health is asked for meanwhile."""
+    with running(max_json_bytes=4 << 20) as service:
         unit, limit = b"[1],", int(service.settings.max_json_bytes)
         body = b'{"loss":{"name":"mse"},"inputs":{"prediction":[' + unit * (limit // len(unit) - 30) + b"[1]]}}"
         begin = time.monotonic()
         orjson.loads(body)
-        parsing_s = time.monotonic() - begin  # about half a second where nothing else runs
+        parsing_s = time.monotonic() - begin  # about an eighth of a second where nothing else runs
         pauses: list[float] = []
         done = threading.Event()
 
@@ -67,7 +69,7 @@ def test_a_large_json_text_keeps_nobody_waiting_for_seconds() -> None:
         watcher.join()
         assert len(body) > limit - 1024
         assert refused.status_code == 422
-        assert max(pauses) < 2 + 8 * parsing_s
+        assert max(pauses) < 1 + 4 * parsing_s
 
 
 def test_bodies_that_are_gathered_count_before_they_are_whole(service: Running) -> None:
@@ -139,9 +141,9 @@ def ask(request: dict[str, Any], shape: tuple[int, int], query: bytes = b"") -> 
 @pytest.mark.parametrize(
     ("attack", "times"),
     [
-        (lambda i: ask(weighted(i, 50_000), (1, 50_000)), 4),
-        (lambda i: ask(weighted(i, 2_000), (1, 2_000)), 120),
-        (lambda i: ask(summed(i, 64), (1, 1)), 15),
+        (lambda i: ask(weighted(i, 50_000), (1, 50_000)), 2),
+        (lambda i: ask(weighted(i, 2_000), (1, 2_000)), 40),
+        (lambda i: ask(summed(i, 64), (1, 1)), 5),
         (lambda i: ask({"loss": {"name": "mse"}, "outputs": ["loss"]}, (1, 1), b"x" * 20_000 + b"%d" % i), 300),
     ],
     ids=["long weights", "weights", "terms", "queries"],
@@ -162,7 +164,7 @@ def test_what_is_kept_for_the_next_request_is_bounded_in_bytes(attack: Callable[
         tracemalloc.stop()
     told = sum(cache.nbytes for cache in CACHES.values())
     assert told <= sum(cache.limit_bytes for cache in CACHES.values())
-    assert grown <= told + (1 << 20)
+    assert grown <= told + (256 << 10)
 
 
 def test_curves_are_kept_with_their_addresses() -> None:
@@ -172,7 +174,7 @@ def test_curves_are_kept_with_their_addresses() -> None:
         async def make() -> bytes:
             return b"{}"
 
-        for i in range(3000):
+        for i in range(1000):
             await kept.get(("mse", "x" * 16_000 + str(i)), make)
         assert len(kept._tasks) == len(kept._waiting) == 0
         return kept._answers.nbytes
@@ -188,7 +190,7 @@ def test_curves_are_kept_with_their_addresses() -> None:
 
 
 def test_labels_of_counters_are_losses_and_problems_whatever_is_asked(service: Running, http: httpx.Client) -> None:
-    for i in range(50):
+    for i in range(10):
         strange = f"strange{i}"
         http.post("/v1/evaluate", json={"loss": {"name": strange}, "inputs": {}})
         http.post("/v1/evaluate", json={"task": strange, "inputs": {}})
@@ -207,7 +209,7 @@ def test_labels_of_counters_are_losses_and_problems_whatever_is_asked(service: R
 def test_as_many_shapes_as_one_likes_leave_no_memory_behind(service: Running, http: httpx.Client) -> None:
     """Each recipe has its own slabs; those of recipes that nobody asks for any more go back or serve others."""
     pool = service.engine.pool
-    for columns in range(1, 300):
+    for columns in range(1, 120):
         row = np.zeros((1, columns), np.float32)
         sent = as_safetensors({"loss": MSE, "outputs": ["loss"]}, prediction=row, target=row)
         assert http.post(sent.path, content=sent.body, headers=sent.headers).status_code == 200
@@ -220,7 +222,7 @@ def test_many_recipes_at_once_are_each_answered(service: Running) -> None:
     async def post() -> list[int]:
         async with httpx.AsyncClient(base_url=service.url, timeout=60) as http:
             inputs = {"prediction": [[1.0] * 3], "target": [0]}
-            losses = [{"name": "cross_entropy", "class_weight": [i, 1, 1]} for i in range(1, 200)]
+            losses = [{"name": "cross_entropy", "class_weight": [i, 1, 1]} for i in range(1, 101)]
             sent = [as_json({"loss": loss, "inputs": inputs}) for loss in losses]
             answers = await asyncio.gather(*(http.post(s.path, content=s.body, headers=s.headers) for s in sent))
         return [answer.status_code for answer in answers]
@@ -252,13 +254,6 @@ def test_pairs_of_a_batch_are_bounded_as_those_of_a_request() -> None:
         assert most * recipe.pairs <= MAX_PAIRS
 
 
-def largest_bytes(request: dict[str, Any], inputs: dict[str, torch.Tensor]) -> int:
-    """The largest piece of memory that an evaluation asks for."""
-    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True) as profiler:
-        alone(request, inputs)
-    return max(event.cpu_memory_usage for event in profiler.events())
-
-
 @pytest.mark.parametrize("case", CASES, ids=str)
 def test_memory_grows_with_the_samples_and_as_their_square_only_where_pairs_are_counted(case: Case) -> None:
     parameters = case.parameters[0]
@@ -271,7 +266,7 @@ def test_memory_grows_with_the_samples_and_as_their_square_only_where_pairs_are_
     plan = make_plan(json.loads(json.dumps(request)))
     pairs = {rows: plan.job(layout(of)).recipe.pairs for rows, of in inputs.items()}
     least = max(tensor.nbytes for tensor in inputs[many].values())
-    largest = {rows: largest_bytes(request, of) for rows, of in inputs.items()}
+    largest = {rows: max(pieces(request, of)) for rows, of in inputs.items()}
     if pairs[many]:
         assert pairs[many] >= 32 * pairs[few] or case.name == "multilabel_margin"
         assert largest[many] <= 8 * pairs[many] + 64 * least

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
@@ -73,13 +73,20 @@ FAULTY = {
 
 @pytest.mark.parametrize("faults", FAULTY)
 def test_many_faults_cost_no_more_than_the_text(faults: str) -> None:
-    text, spent_s = FAULTY[faults], []
+    check_refusal(lambda: plan_of(FAULTY[faults]))
+
+
+def check_refusal(parse: Callable[[], object]) -> None:
+    """Fail unless a longest text is refused shortly, and at the third attempt at the latest within its time."""
+    limit_s = SLOWER * REFUSED_S_PER_MIB * MAX_REQUEST_BYTES / MIB
     for _ in range(3):
         begin = time.thread_time()
         with pytest.raises(Problem) as refused:
-            plan_of(text)
-        spent_s.append(time.thread_time() - begin)
-    assert min(spent_s) <= SLOWER * REFUSED_S_PER_MIB * len(text) / MIB
+            parse()
+        spent_s = time.thread_time() - begin
+        if spent_s <= limit_s:
+            break
+    assert spent_s <= limit_s
     assert refused.value.detail.isprintable()
     assert len(json.dumps(refused.value.to_json())) < 4096
 
@@ -98,15 +105,8 @@ DEFINITIONS = {
 
 @pytest.mark.parametrize("faults", DEFINITIONS)
 def test_many_faults_of_a_definition_cost_no_more_than_its_text(faults: str) -> None:
-    document, spent_s = {"task": "binary", **json.loads(DEFINITIONS[faults])}, []
-    for _ in range(3):
-        begin = time.thread_time()
-        with pytest.raises(Problem) as refused:
-            RunDocument.parse(document)
-        spent_s.append(time.thread_time() - begin)
-    assert min(spent_s) <= SLOWER * REFUSED_S_PER_MIB * MAX_REQUEST_BYTES / MIB
-    assert refused.value.detail.isprintable()
-    assert len(json.dumps(refused.value.to_json())) < 4096
+    document = {"task": "binary", **json.loads(DEFINITIONS[faults])}
+    check_refusal(lambda: RunDocument.parse(document))
 
 
 def test_many_unknown_inputs_cost_no_more_than_reading_them() -> None:
@@ -162,7 +162,10 @@ def lists(schema: Any) -> Iterator[dict[str, Any]]:
             yield from lists(part)
 
 
-@pytest.mark.parametrize("name", [*REGISTRY, *MODELS])
-def test_every_list_stops_at_its_first_fault(name: str) -> None:
-    model = MODELS.get(name) or REGISTRY[name].model
-    assert [part for part in lists(model.__pydantic_core_schema__) if not part.get("fail_fast")] == []
+def test_every_list_stops_at_its_first_fault() -> None:
+    models = {**MODELS, **{name: loss.model for name, loss in REGISTRY.items()}}
+    found = {name: [*lists(model.__pydantic_core_schema__)] for name, model in models.items()}
+    assert sum(map(len, found.values())) > 10
+    assert {
+        name: slow for name, of in found.items() if (slow := [part for part in of if not part.get("fail_fast")])
+    } == {}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import io
 import pickle
+import re
 from pathlib import Path
 from typing import Any
 
@@ -31,18 +32,21 @@ def keywords(call: ast.Call) -> dict[str | None, Any]:
     return {k.arg: k.value.value if isinstance(k.value, ast.Constant) else ... for k in call.keywords}
 
 
-FOLDERS = sorted({path.parent for path in SOURCES})
+WORDS = re.compile(rf"\b({'|'.join(EXECUTES | BUILTINS)}|loads?)\b")
+"""What every module that could has in its text: only those are parsed."""
 
 
-@pytest.mark.parametrize("folder", FOLDERS, ids=lambda path: str(path.relative_to(ROOT)))
-def test_no_module_can_unpickle_or_execute(folder: Path) -> None:
-    for path in sorted(folder.glob("*.py")):
-        check(path)
+def test_no_module_can_unpickle_or_execute() -> None:
+    texts = {path: path.read_text() for path in SOURCES}
+    suspected = {path: text for path, text in texts.items() if WORDS.search(text)}
+    assert {ROOT / EXECUTORS, ROOT / CHOICES} <= suspected.keys()
+    for path, text in suspected.items():
+        check(path, text)
 
 
-def check(path: Path) -> None:
+def check(path: Path, text: str) -> None:
     """Fail if a module can unpickle or execute what it is given."""
-    tree = ast.parse(path.read_text(), str(path))
+    tree = ast.parse(text, str(path))
     imported = {a.name for n in ast.walk(tree) if isinstance(n, ast.Import) for a in n.names}
     imported |= {n.module for n in ast.walk(tree) if isinstance(n, ast.ImportFrom) and n.module}
     executes = {name.partition(".")[0] for name in imported} & EXECUTES

@@ -2,22 +2,21 @@
 
 from __future__ import annotations
 
-import ast
 import re
 from pathlib import Path
-
-import pytest
 
 TESTS = Path(__file__).parents[1]
 NAMED = re.findall(r"`([\w/]+\.py)::(\w+)`", (TESTS / "attacks/README.md").read_text())
 ROWS = [line for line in (TESTS / "attacks/README.md").read_text().splitlines() if line.startswith("| ")]
 
 
-@pytest.mark.parametrize("path", sorted({path for path, _ in NAMED}))
-def test_a_named_test_exists(path: str) -> None:
-    tree = ast.parse((TESTS / path).read_text())
-    functions = {node.name for node in ast.walk(tree) if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)}
-    assert {test for file, test in NAMED if file == path} <= functions
+def test_a_named_test_exists() -> None:
+    functions = {
+        (path, name)
+        for path in {path for path, _ in NAMED}
+        for name in re.findall(r"^ *(?:async )?def (\w+)\(", (TESTS / path).read_text(), re.MULTILINE)
+    }
+    assert set(NAMED) - functions == set()
 
 
 def test_every_attack_has_a_test() -> None:
@@ -28,10 +27,9 @@ def test_every_attack_has_a_test() -> None:
 
 def test_every_test_of_an_attack_is_named() -> None:
     own = {
-        (f"attacks/{path.name}", node.name)
+        (f"attacks/{path.name}", name)
         for path in (TESTS / "attacks").glob("test_*.py")
-        for node in ast.walk(ast.parse(path.read_text()))
-        if isinstance(node, ast.FunctionDef) and node.name.startswith("test_")
+        for name in re.findall(r"^def (test_\w+)\(", path.read_text(), re.MULTILINE)
     }
     elsewhere = {"test_readme.py"}
     support = {
