@@ -28,6 +28,9 @@ settings.load_profile("lossd")
 # The tensors are small, and each core has a process of tests or two: more threads would only wait for each other.
 torch.set_num_threads(1)
 
+# The first comparison of two tensors would import torch.distributed and SymPy, for a second, to know its own kind.
+torch.testing._comparison._HAS_DTENSOR = False
+
 # pytest attaches its handlers to each logger that does not propagate, six times a test: torch has 41 such loggers.
 for _logger in map(logging.getLogger, list(logging.root.manager.loggerDict)):
     _logger.propagate = True
