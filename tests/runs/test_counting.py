@@ -100,7 +100,7 @@ def same(state: RunState, run: lossd.Run) -> bool:
 
 
 @pytest.mark.parametrize("task", tasks())
-@settings(max_examples=4)
+@settings(max_examples=2)
 @given(seed=st.integers(0, 2**32 - 1))
 def test_the_states_of_batches_merge_to_the_run_of_all_rows(task: str, passes: Passes, seed: int) -> None:
     rng = np.random.default_rng(seed)
@@ -112,7 +112,7 @@ def test_the_states_of_batches_merge_to_the_run_of_all_rows(task: str, passes: P
     document = RunDocument.parse({"task": task, "metrics": metrics, "identity": kind, "dataset": {"rows": n}})
     ids = rng.permutation(5 * n)[:n]
     whole = lossd.Run(task=task, metrics=metrics, identity=kind, rows=n)  # type: ignore[arg-type]
-    batches = splits(rng, n)
+    batches = splits(rng, n, most=8)
     names = [str(first) for first, _ in batches] if kind == "batch" else None
     if names:  # the groups of their rows follow from the names
         for name, (first, last) in zip(names, batches, strict=True):

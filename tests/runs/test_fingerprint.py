@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lossd.compiled.passes import Passes
@@ -281,6 +281,7 @@ def test_kernels_hash_wide_rows_in_pieces_as_numpy_does(passes: Passes, monkeypa
 
 @pytest.mark.parametrize("dtype", ["float32", "float64", "int64", "uint8", "bool"])
 @pytest.mark.parametrize("shape", [(), (3,), (1,)])
+@settings(max_examples=30)
 @given(seed=st.integers(0, 2**32 - 1))
 def test_batches_together_have_the_fingerprints_of_each(
     dtype: str, shape: tuple[int, ...], passes: Passes, seed: int
