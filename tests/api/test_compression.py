@@ -80,25 +80,23 @@ def body(door: str, rows: int, *, binary: bool) -> tuple[str, dict[str, str], by
 # In
 
 
-@pytest.mark.parametrize("encoding", PACK)
 @pytest.mark.parametrize("rows", [3, 3000, 30_000])  # inline; streamed where binary; more than one piece of a stream
 @pytest.mark.parametrize("binary", [False, True])
 @pytest.mark.parametrize("door", ["/v1", "/v2"])
-def test_a_compressed_body_has_the_answer_of_the_body(
-    small: httpx.Client, door: str, binary: bool, rows: int, encoding: str
-) -> None:
+def test_a_compressed_body_has_the_answer_of_the_body(small: httpx.Client, door: str, binary: bool, rows: int) -> None:
     path, headers, plain = body(door, rows, binary=binary)
     asked = {**headers, "Accept-Encoding": "identity"}
     expected = small.post(path, content=plain, headers=asked)
     assert expected.is_success, expected.text
-    content = PACK[encoding](plain)
-    assert len(content) < len(plain) or rows == 3
-    found = small.post(path, content=content, headers={**asked, "Content-Encoding": encoding.upper()})
-    assert found.content == expected.content
-    assert "content-encoding" not in found.headers
-    chunks = [content[i : i + 1000] for i in range(0, len(content), 1000)]
-    chunked = small.post(path, content=iter(chunks), headers={**asked, "Content-Encoding": encoding})
-    assert chunked.content == expected.content
+    for encoding, pack in PACK.items():
+        content = pack(plain)
+        assert len(content) < len(plain) or rows == 3
+        found = small.post(path, content=content, headers={**asked, "Content-Encoding": encoding.upper()})
+        assert found.content == expected.content, encoding
+        assert "content-encoding" not in found.headers
+        chunks = [content[i : i + 1000] for i in range(0, len(content), 1000)]
+        chunked = small.post(path, content=iter(chunks), headers={**asked, "Content-Encoding": encoding})
+        assert chunked.content == expected.content, encoding
 
 
 def bomb(door: str, size: int) -> tuple[str, dict[str, str], bytes]:
@@ -303,17 +301,20 @@ def test_a_body_may_come_in_parts_and_its_encoding_under_each_of_its_names(
 @pytest.mark.parametrize(
     ("encoding", "nothing"), [("gzip", gzip.compress(b"")), ("zstd", zstd.compress(b""))], ids=["gzip", "zstd"]
 )
-def test_parts_without_end_are_refused(small: httpx.Client, encoding: str, nothing: bytes) -> None:
+def test_parts_without_end_are_refused(
+    small: httpx.Client, encoding: str, nothing: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(compression, "MAX_MEMBERS", 4096)
     path, headers, _ = body("/v1", 3, binary=True)
     begin = time.process_time()
     content = nothing * (LIMIT // len(nothing) - 1)
     answer = small.post(path, content=content, headers={**headers, "Content-Encoding": encoding})
     assert answer.status_code == 400
-    assert time.process_time() - begin < 2
+    assert time.process_time() - begin < 0.5
     sent = itertools.repeat(nothing * 5000, 16 * LIMIT // (len(nothing) * 5000))
     with small.stream("POST", path, content=iter(sent), headers={**headers, "Content-Encoding": encoding}) as answer:
         assert answer.status_code in (400, 413)
-        assert re.search("more than 32768 parts|max_body_bytes", answer.read().decode())
+        assert re.search("more than 4096 parts|max_body_bytes", answer.read().decode())
 
 
 @pytest.mark.parametrize(
@@ -398,14 +399,12 @@ def noise(door: str, rows: int) -> tuple[str, dict[str, str], bytes]:
     return path, headers, plain[: -len(random)] + random
 
 
-@pytest.mark.parametrize("accept", ["gzip;q=0", "identity, gzip;q=0.5", "*;q=0", "br"])
 @pytest.mark.parametrize("path", ["/v1/losses", "/openapi.json", "/"])
-def test_pages_are_not_compressed_for_whoever_would_rather_have_them_as_they_are(
-    service: Running, path: str, accept: str
-) -> None:
-    answer = httpx.get(f"{service.url}{path}", headers={"Accept-Encoding": accept})
-    assert answer.is_success
-    assert "content-encoding" not in answer.headers
+def test_pages_are_not_compressed_for_whoever_would_rather_have_them_as_they_are(http: httpx.Client, path: str) -> None:
+    for accept in ("gzip;q=0", "identity, gzip;q=0.5", "*;q=0", "br"):
+        answer = http.get(path, headers={"Accept-Encoding": accept})
+        assert answer.is_success
+        assert "content-encoding" not in answer.headers, accept
 
 
 def test_pages_are_compressed_too(service: Running) -> None:

@@ -17,6 +17,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from tritonclient.http import InferRequestedOutput
 
+from gathering import gathering
 from lossd.losses import REGISTRY
 from lossd.metrics import METRICS
 from lossd_client import wire
@@ -124,8 +125,14 @@ def answer(http: httpx.Client) -> Callable[[str], dict[str, Any]]:
     return ask
 
 
-@pytest.mark.parametrize("name", REQUESTS)
-def test_a_loss_gives_one_answer_in_every_form(http, answer, name: str) -> None:
+def test_a_loss_gives_one_answer_in_every_form(http, answer) -> None:
+    with gathering() as named:
+        for name in REQUESTS:
+            with named(name):
+                check_forms(http, answer, name)
+
+
+def check_forms(http, answer, name: str) -> None:
     binary = answer(name)
     assert binary["diagnostics"]["finite"] is True
     for form in ("base64", "list"):
@@ -138,8 +145,14 @@ def test_a_loss_gives_one_answer_in_every_form(http, answer, name: str) -> None:
             np.testing.assert_array_equal(gradients(other)[of_input], gradient)
 
 
-@pytest.mark.parametrize("name", REQUESTS)
-def test_the_open_inference_protocol_gives_the_same_answer(answer, triton, name: str) -> None:
+def test_the_open_inference_protocol_gives_the_same_answer(answer, triton) -> None:
+    with gathering() as named:
+        for name in REQUESTS:
+            with named(name):
+                check_protocol(answer, triton, name)
+
+
+def check_protocol(answer, triton, name: str) -> None:
     request, tensors = REQUESTS[name]
     loss = dict(request["loss"])
     model = loss.pop("name")
@@ -166,8 +179,14 @@ def test_the_open_inference_protocol_gives_the_same_answer(answer, triton, name:
     assert answered == ["loss", *(["gradient"] if of_inputs else []), *measured]
 
 
-@pytest.mark.parametrize("name", REQUESTS)
-def test_a_model_s_metadata_tell_what_is_answered(triton, name: str) -> None:
+def test_a_model_s_metadata_tell_what_is_answered(triton) -> None:
+    with gathering() as named:
+        for name in REQUESTS:
+            with named(name):
+                check_metadata(triton, name)
+
+
+def check_metadata(triton, name: str) -> None:
     request, tensors = REQUESTS[name]
     if len(request["loss"]) > 1:  # metadata are of every parameter at its default
         return
@@ -212,8 +231,14 @@ def wanted(*names: str) -> dict[str, Any]:
     return {"names": list(names), **NEEDED, "min_precision": 0.1} | ({"k": 2} if "top_k_accuracy" in names else {})
 
 
-@pytest.mark.parametrize("name", REQUESTS)
-def test_every_metric_of_its_task_is_answered_next_to_a_loss(http, answer, name: str) -> None:
+def test_every_metric_of_its_task_is_answered_next_to_a_loss(http, answer) -> None:
+    with gathering() as named:
+        for name in REQUESTS:
+            with named(name):
+                check_metrics(http, answer, name)
+
+
+def check_metrics(http, answer, name: str) -> None:
     request, tensors = REQUESTS[name]
     plain = answer(name)
     if "metrics" not in plain:
@@ -236,8 +261,14 @@ TASKS = ("binary", "multilabel", "multiclass", "regression")
 METRICS_ALONE = [(task, name) for task in TASKS for name in METRICS[task]]
 
 
-@pytest.mark.parametrize(("task", "name"), METRICS_ALONE)
-def test_a_metric_is_answered_without_a_loss(http, task: str, name: str) -> None:
+def test_a_metric_is_answered_without_a_loss(http) -> None:
+    with gathering() as named:
+        for task, name in METRICS_ALONE:
+            with named((task, name)):
+                check_alone(http, task, name)
+
+
+def check_alone(http, task: str, name: str) -> None:
     rng = np.random.default_rng(0)
     tensors = {
         "binary": {"prediction": rng.standard_normal(40), "target": rng.integers(0, 2, 40)},

@@ -9,6 +9,7 @@ from typing import Any
 import httpx
 import pytest
 
+from gathering import gathering
 from lossd.api.inference.models import models
 from serving import running
 
@@ -39,12 +40,18 @@ def made_up(tensor: dict[str, Any], length: int) -> dict[str, Any]:
     return {**tensor, "shape": shape, "data": [1] * prod(shape)}
 
 
-@pytest.mark.parametrize("length", [4, 6])
-@pytest.mark.parametrize("optional", [False, True], ids=["needed", "all"])
-@pytest.mark.parametrize("name", models())
+# Each length and each choice of inputs is tried once.
+@pytest.mark.parametrize(("optional", "length"), [(False, 4), (True, 6)], ids=["needed", "all"])
 def test_a_request_made_from_the_metadata_is_answered_as_they_say(
-    http: httpx.Client, name: str, optional: bool, length: int
+    http: httpx.Client, optional: bool, length: int
 ) -> None:
+    with gathering() as named:
+        for name in models():
+            with named(name):
+                check(http, name, optional, length)
+
+
+def check(http: httpx.Client, name: str, optional: bool, length: int) -> None:
     metadata = http.get(f"/v2/models/{name}").json()
     may_lack = {i["name"]: i["optional"] for i in http.get(f"/v2/models/{name}/config").json()["input"]}
     # Lengths stand in place of a mask: a request has one of them.
