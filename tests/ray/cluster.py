@@ -20,17 +20,20 @@ from layered import WITHOUT_HAPROXY
 from load import Load, slow
 from ray import serve
 from ray.cluster_utils import Cluster
-from reporting import cpu_s, ray_starts, report, say
+from reporting import Logs, cpu_s, ray_starts, report, say
 
 from lossd.ray import app, url
 from ray_nodes import small_agents
 
 CONNECTIONS = 8
-LONG_PAUSE_S = 0.03
-"""While replicas start one after the other, which takes most of a minute: thousands of requests are enough."""
+LONG_PAUSE_S = 0.1
+"""While replicas start one after the other, which takes most of a minute: hundreds of requests are enough."""
+SHORT_PAUSE_S = 0.05
+"""Around the death of a node, which takes a second."""
 STORE = {"object_store_memory": 80 << 20}
+HEAD = {"num_cpus": 0, "include_dashboard": False, "include_log_monitor": False, "no_monitor": True, **STORE}
 ARGUMENTS: dict[str, Any] = {
-    "replicas": 1, "max_replicas": 2, "cpus": 1, "per_node": 1, "compiled": False, "poll_us": 0
+    "replicas": 1, "max_replicas": 2, "cpus": 1, "per_node": 1, "compiled": False, "poll_us": 0, "log_format": "text"
 }  # fmt: skip
 
 
@@ -38,61 +41,60 @@ def main(folder: Path) -> None:
     """Run the scenarios one after the other."""
     with ray_starts():
         with small_agents():
-            cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False, **STORE})
+            cluster = Cluster(initialize_head=True, head_node_args=HEAD)
         nodes = [cluster.add_node(num_cpus=1, **STORE)]  # its agent serves figures
-    without_haproxy(cluster.address, folder / "layered")
+    logs = Path(cluster.head_node.get_logs_dir_path())
+    without_haproxy(cluster.address, folder / "layered", logs)
 
     with ray_starts():
         ray.init(address=cluster.address, namespace="serve", log_to_driver=False)
         # Every node is on this machine, whose port 8000 one HAProxy can have.
         serve.start(proxy_location="HeadOnly", http_options={"host": "0.0.0.0", "port": 8000})
-    serve_run(folder / "log", cluster.address)
+    serve_run(folder / "log", cluster.address, ARGUMENTS, Logs(logs))
 
     with ray_starts(), small_agents():
         nodes.append(cluster.add_node(num_cpus=1, **STORE))
-    begin = time.monotonic()
-    serve.run(app(ARGUMENTS))
-    say("started", seconds=time.monotonic() - begin, url=url())
-
     with Load(url(), 4, slow) as load:
         begin = time.monotonic()
-        while running() < 2 and time.monotonic() - begin < 120:
-            time.sleep(0.2)
+        while replicas("RUNNING") < 2 and time.monotonic() - begin < 120:
+            if replicas("STARTING"):
+                load.pause_s = 0.5  # the start needs the processor
+            time.sleep(0.5)
         scaled_s = time.monotonic() - begin
     report("scaled", load, scaled_s)
-    say("replicas", running=running())
+    say("replicas", running=replicas("RUNNING"))
 
     with Load(url(), CONNECTIONS, pause_s=LONG_PAUSE_S) as load:
-        load.wait_for(200)
+        load.wait_for(50)
         begin = time.monotonic()
         serve.run(app({**ARGUMENTS, "queue_requests": 4000}))
         updated_s = time.monotonic() - begin
-        load.wait_for(200)
+        load.wait_for(50)
     report("updated", load, updated_s)
 
-    with Load(url(), CONNECTIONS) as load:
-        load.wait_for(200)
+    with Load(url(), CONNECTIONS, pause_s=SHORT_PAUSE_S) as load:
+        load.wait_for(100)
         begin = time.monotonic()
         os.kill(nodes[0].all_processes["raylet"][0].process.pid, signal.SIGKILL)
-        load.wait_for(1000)
+        load.wait_for(300)
         killed_s = time.monotonic() - begin
     report("node killed", load, killed_s)
     say("cost", cpu_s=cpu_s())
 
 
-def without_haproxy(cluster: str, output: Path) -> None:
+def without_haproxy(cluster: str, output: Path, logs: Path) -> None:
     """Run that scenario in a process of its own, whose Serve reads other variables, and print what it reports."""
     environment = os.environ | WITHOUT_HAPROXY
     with output.open("w") as file:
-        script = [sys.executable, str(Path(__file__).parent / "layered.py"), cluster, str(output)]
+        script = [sys.executable, str(Path(__file__).parent / "layered.py"), cluster, str(logs)]
         done = subprocess.run(script, stdout=file, stderr=file, env=environment)
     print(output.read_text(), flush=True)
     done.check_returncode()
 
 
-def running() -> int:
-    """The number of running replicas."""
-    return serve.status().applications["default"].deployments["lossd"].replica_states.get("RUNNING", 0)
+def replicas(state: str) -> int:
+    """The number of replicas in a state."""
+    return serve.status().applications["default"].deployments["lossd"].replica_states.get(state, 0)
 
 
 if __name__ == "__main__":

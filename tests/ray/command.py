@@ -9,11 +9,12 @@ import time
 import urllib.request
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import ray
 from load import mean_of_squares
-from reporting import request_ids, say
+from reporting import Logs, request_ids, say
 
 from lossd.ray import url
 from lossd.ray.replica import OWN, PROXIED
@@ -29,14 +30,12 @@ SAID = {"own": OWN, "proxied": PROXIED}
 LARGE = (1500, 2000)  # 24 MB of tensors, and 12 MB of gradient
 
 
-def serve_run(log: Path, cluster: str) -> None:
+def serve_run(output: Path, cluster: str, arguments: dict[str, Any], logs: Logs) -> None:
     """Run the command on a cluster, print what it does, and kill it; what it has started stays."""
-    arguments = ["replicas=1", "cpus=1", "compiled=false", "log_format=text"]
+    words = [f"{name}={value}" for name, value in arguments.items()]
     environment = {**os.environ, "RAY_ADDRESS": cluster}
-    with log.open("w") as output:
-        process = subprocess.Popen(
-            ["serve", "run", "lossd.ray:app", *arguments], stdout=output, stderr=output, env=environment
-        )
+    with output.open("w") as file:
+        process = subprocess.Popen(["serve", "run", "lossd.ray:app", *words], stdout=file, stderr=file, env=environment)
     begin, random = time.monotonic(), np.random.default_rng(0)
     with LossClient(LOCAL, retries=0) as client:
         right = False
@@ -45,9 +44,8 @@ def serve_run(log: Path, cluster: str) -> None:
                 right = mean_of_squares(client, random)
             time.sleep(0.1)
         say("answered", seconds=time.monotonic() - begin, right=right)
-        end = time.monotonic() + 30
-        while not (said := [name for name, line in SAID.items() if line in log.read_text()]) and time.monotonic() < end:
-            time.sleep(0.2)
+        found = logs.wait_for_one(*SAID.values())
+        said = [name for name, line in SAID.items() if line in found]
         say("way", ids=request_ids(LOCAL), refusal=refusal(), said=said)
         say("large", right=[mean_of_squares(client, random, LARGE) for _ in range(3)])
     say("published", url=url(), figures=published())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import time
 import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,7 +13,7 @@ from typing import Any
 
 from load import Load
 
-__all__ = ["cpu_s", "ray_starts", "report", "request_ids", "say"]
+__all__ = ["Logs", "cpu_s", "ray_starts", "report", "request_ids", "say"]
 
 
 def report(scenario: str, load: Load, seconds: float) -> None:
@@ -34,6 +35,28 @@ def ray_starts() -> Iterator[None]:
     except Exception as error:
         print(f"Ray has not started: {error}", flush=True)
         os._exit(os.EX_TEMPFAIL)
+
+
+class Logs:
+    """The logs that Ray's processes begin from now on: its log monitor would carry them for much CPU.
+
+    Args:
+        folder: The folder of the session's logs.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._before = set(folder.rglob("*.*"))
+
+    def wait_for_one(self, *lines: str) -> list[str]:
+        """Return which of these lines the logs have, once they have one, or after 60 s."""
+        end = time.monotonic() + 60
+        while True:
+            files = set(self._folder.rglob("*.err")) - self._before
+            text = "".join(file.read_text(errors="replace") for file in files)
+            if (said := [line for line in lines if line in text]) or time.monotonic() > end:
+                return said
+            time.sleep(0.2)
 
 
 def cpu_s() -> float:
