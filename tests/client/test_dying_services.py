@@ -11,7 +11,7 @@ from collections import Counter
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
-from functools import cache
+from functools import cache, cached_property
 from pathlib import Path
 from typing import Any
 
@@ -25,8 +25,8 @@ from lossd_client import AsyncLossClient, Evaluation, LossClient
 SOON_S = 30.0
 """The longest that a call may take; it may take 60 s."""
 STALL_S = 2.0
-PAUSE_S = 0.05
-"""Between two requests of a thread: what starts, and what else runs, needs the processor too."""
+PAUSE_S, LONG_PAUSE_S = 0.01, 0.15
+"""Between two requests of a thread: all are busy when a service goes, and some ask thereafter."""
 PLAIN = {"runs": "off", "engine": "inline"}
 SMALL, LARGE = (64, 10), (1, 21, 288, 288)
 """The large one has 7 MB: more than the sockets of both sides hold."""
@@ -45,8 +45,15 @@ class Question:
     gradient: np.ndarray[Any, Any]
 
     def is_answered_by(self, answer: Evaluation) -> bool:
-        close = np.allclose(answer.gradient, self.gradient, rtol=1e-4, atol=1e-5 * np.abs(self.gradient).max())
-        return bool(close) and answer.loss == pytest.approx(self.loss, rel=1e-5)
+        assert answer.loss is not None
+        close = np.abs(answer.gradient - self.gradient).max() <= 1e-5 * self.scale
+        return bool(close) and abs(answer.loss - self.loss) <= 1e-5 * self.loss
+
+    @cached_property
+    def scale(self) -> np.float32:
+        """The largest entry of the gradient."""
+        largest: np.float32 = np.abs(self.gradient).max()
+        return largest
 
 
 @cache
@@ -73,6 +80,7 @@ class Load:
     right: Counter[tuple[int, ...]] = field(default_factory=Counter)
     faults: list[str] = field(default_factory=list)
     longest_s: float = 0.0
+    pause_s: float = PAUSE_S
     stopped: bool = False
 
     def ask(self, client: LossClient, shape: tuple[int, ...], seed: int) -> None:
@@ -87,7 +95,7 @@ class Load:
                 self.faults.append(f"{error!r} after {time.monotonic() - begin:.1f} s")
             self.right[shape] += 1
             self.longest_s = max(self.longest_s, time.monotonic() - begin)
-            time.sleep(PAUSE_S)
+            time.sleep(self.pause_s)
 
     def wait_for(self, small: int, large: int) -> None:
         """Wait until so many more requests have ended."""
@@ -115,9 +123,9 @@ def under_load(first: Service, second: Service) -> Iterator[Load]:
         for thread in threads:
             thread.start()
         try:
-            load.wait_for(20, 2)
+            load.wait_for(10, 2)
             yield load
-            load.wait_for(20, 3)
+            load.wait_for(10, 3)
         finally:
             load.stopped = True
             for thread in threads:
@@ -140,10 +148,11 @@ def kill(service: Service) -> None:
 def test_one_is_killed_and_comes_back() -> None:
     with two_services() as (first, second), ExitStack() as stack, under_load(first, second) as load:
         kill(first)
-        load.wait_for(20, 2)
+        load.pause_s = LONG_PAUSE_S
+        load.wait_for(10, 2)
         again = stack.enter_context(served(port=first.port, **PLAIN))
         before, end = evaluations(again), time.monotonic() + 20
-        while evaluations(again) < before + 20:
+        while evaluations(again) < before + 10:
             assert time.monotonic() < end, "it gets no requests again"
             time.sleep(0.1)
 
@@ -151,7 +160,8 @@ def test_one_is_killed_and_comes_back() -> None:
 def test_one_shuts_down() -> None:
     with two_services() as (first, second), under_load(first, second) as load:
         first.process.send_signal(signal.SIGTERM)
-        load.wait_for(20, 2)
+        load.pause_s = LONG_PAUSE_S
+        load.wait_for(10, 2)
         assert first.process.wait(30) == 0
 
 
@@ -167,8 +177,9 @@ def test_one_is_cut_off(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None
                 first = stack.enter_context(served(host=machine.address, **PLAIN))
             with under_load(first, second) as load:
                 machine.cut()
+                load.pause_s = LONG_PAUSE_S
                 time.sleep(2 * STALL_S)
-                load.wait_for(20, 2)
+                load.wait_for(10, 2)
     finally:
         machine.close()
 
@@ -181,7 +192,7 @@ def test_the_async_client_sees_one_killed() -> None:
         while not until.is_set():
             assert asked.is_answered_by(await client.evaluate("focal", asked.prediction, asked.target, gamma=GAMMA))
             right[shape, seed] += 1
-            await asyncio.sleep(PAUSE_S)
+            await asyncio.sleep(5 * PAUSE_S)
 
     async def each_is_answered(more: int, asks: list[asyncio.Task[None]]) -> None:
         goal = {key: right[key] + more for key in KEYS}

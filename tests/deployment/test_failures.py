@@ -85,6 +85,7 @@ def test_a_replica_shuts_down(tmp_path: Path) -> None:
     with two_replicas(tmp_path) as (proxy, first, _), under_load(proxy.url, raw=6, small=2, large=2) as load:
         load.wait_for(2)
         first.process.send_signal(signal.SIGTERM)
+        load.pause_s = PAUSE_S
         assert first.process.wait(30) == 0
         load.wait_for(1)
     nothing_was_lost(load)
