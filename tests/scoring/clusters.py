@@ -17,6 +17,9 @@ from ray_nodes import small_agents
 
 __all__ = ["dask_cluster", "ray_cluster"]
 
+NEEDED = ["lossd.scoring.work", "lossd.runs.run", "lossd.runs.measuring", "torch"]
+"""What the evaluation of a chunk imports."""
+
 WORKS = b"ray::_run"
 """What Ray calls a process while it evaluates a chunk."""
 
@@ -49,9 +52,16 @@ def _kill_a_worker() -> None:
 
 
 def dask_cluster() -> None:
-    """A scheduler and two workers; a worker is killed, and its nanny starts another."""
-    from distributed import LocalCluster
+    """A scheduler and two workers; a worker is killed, and its nanny starts another.
 
+    They are forked from a process that has imported what they need.
+    """
+    import dask
+    from distributed import LocalCluster
+    from distributed.utils import get_mp_context
+
+    dask.config.set({"distributed.worker.multiprocessing-method": "forkserver"})
+    get_mp_context().set_forkserver_preload(["distributed", "lossd.scoring.dask_tasks", *NEEDED])
     with LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address=None) as cluster:
         _say(address=cluster.scheduler_address)
         for _ in sys.stdin:

@@ -107,12 +107,12 @@ def on(monkeypatch: pytest.MonkeyPatch, executor: Any, chunk_bytes: int = SMALL)
 # The same answer
 
 
-@pytest.mark.parametrize("chunk_bytes", [900, SMALL, 1 << 30])
+@pytest.mark.parametrize(("chunk_bytes", "block_bytes"), [(900, 600), (SMALL, 300), (1 << 30, 2000)])
 def test_neither_chunks_nor_their_order_change_a_bit(
-    chunk_bytes: int, data: Path, plain: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+    chunk_bytes: int, block_bytes: int, data: Path, plain: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     executor = on(monkeypatch, Shuffled(chunk_bytes), chunk_bytes)
-    monkeypatch.setattr(blocks, "BLOCK_BYTES", 300)
+    monkeypatch.setattr(blocks, "BLOCK_BYTES", block_bytes)
     assert answer(data, *LOSS, *SLICES, "--on", "processes") == plain
     pieces = {(c.pieces[0].source.name, c.pieces[0].begin) for c in executor.scored if c.pieces[0].end is not None}
     split = {name: sorted(begin for each, begin in pieces if each == name) for name, _ in pieces}
