@@ -39,15 +39,15 @@ def wire(service: Running) -> Iterator[Wire]:
     wire.close()
 
 
-@pytest.mark.parametrize("sent", [*SEEDS, *of_every_loss()], ids=lambda sent: sent.form)
-def test_what_mutations_start_from_is_evaluated(sent: Sent, wire: Wire) -> None:
-    answer = wire.post(sent)
-    check_answer(sent, answer)
-    assert answer.status == 200 or b"LOSSD_PERCEPTUAL_WEIGHTS" in answer.content
+def test_what_mutations_start_from_is_evaluated(wire: Wire) -> None:
+    for sent in (*SEEDS, *of_every_loss()):
+        answer = wire.post(sent)
+        check_answer(sent, answer)
+        assert answer.status == 200, f"{answer.content!r} to {sent}"
 
 
 @given(CHANCE)
-@settings(max_examples=400)
+@settings(max_examples=250)
 def test_the_codecs_read_or_refuse(random: Random) -> None:
     check_codecs(mutated(random))
 
@@ -59,14 +59,14 @@ def test_the_codecs_read_or_refuse_any_bytes(body: bytes, like: Sent) -> None:
 
 
 @given(CHANCE)
-@settings(max_examples=400, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=250, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_the_service_answers_or_says_why_not(wire: Wire, random: Random) -> None:
     sent = mutated(random)
     check_answer(sent, wire.post(sent))
 
 
 @given(CHANCE)
-@settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_every_loss_answers_or_says_why_not(wire: Wire, random: Random) -> None:
     sent = mutated(random, random.choice(of_every_loss()))
     check_answer(sent, wire.post(sent))
