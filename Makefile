@@ -65,12 +65,14 @@ fuzz: install
 	$(BIN)/python tests/fuzz/run.py $(FUZZ)
 
 # Installs other projects' clients, with which tests call the service, into environments of their own: about 800 MB.
+# The bytecode of what they import is written here, and not by the first tests.
 clients: .clients/installed
 
 .clients/installed: $(wildcard tests/api/stock/*.txt tests/api/stock/*.json)
 	for name in kserve mlserver; do \
 	  $(call venv,.clients/$$name) && \
-	  PIP_CONSTRAINT= .clients/$$name/bin/pip install --quiet --no-compile --no-deps -r tests/api/stock/$$name.txt || exit 1; \
+	  PIP_CONSTRAINT= .clients/$$name/bin/pip install --quiet --no-compile --no-deps -r tests/api/stock/$$name.txt && \
+	  .clients/$$name/bin/python -c "import $$name" || exit 1; \
 	done
 	mkdir -p .clients/node && cp tests/api/stock/package*.json .clients/node
 	if command -v npm > /dev/null; then npm ci --prefix .clients/node --no-audit --no-fund; fi
