@@ -13,8 +13,7 @@ import pytest
 def pytest_configure(config: pytest.Config) -> None:
     """Import what tests need where they run; the process that only hands them out would take seconds for it."""
     hands_out = getattr(config.option, "dist", "no") != "no" and not hasattr(config, "workerinput")
-    if not hands_out:
-        config.pluginmanager.register(importlib.import_module("process"))
+    config.pluginmanager.register(importlib.import_module("forking" if hands_out else "process"))
 
 
 @pytest.hookimpl(optionalhook=True)  # of pytest-xdist

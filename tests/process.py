@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import subprocess
 from collections.abc import Iterator
 from contextlib import ExitStack, closing
 from pathlib import Path
@@ -46,7 +47,9 @@ def pytest_runtestloop(session: pytest.Session) -> None:
     session.config.add_cleanup(cleanup.close)
     patch = cleanup.enter_context(pytest.MonkeyPatch.context())
     _set_variables(Path(cleanup.enter_context(TemporaryDirectory())), patch)
-    warm = cleanup.enter_context(closing(WarmProcess()))
+    warm = worker_process.subprocess
+    if warm is subprocess:  # this process was not forked from a warm one, as it is by ``forking``
+        warm = cleanup.enter_context(closing(WarmProcess()))
     for starter in (worker_process, keeper, drawing, service, group):
         patch.setattr(starter, "subprocess", warm)
 

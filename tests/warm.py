@@ -1,6 +1,6 @@
 """Processes of lossd that are forked from a process that has imported what they need.
 
-They start in milliseconds instead of seconds.
+They start in milliseconds instead of seconds. So do the processes that run tests, which are forked by ``forking``.
 """
 
 from __future__ import annotations
@@ -19,7 +19,9 @@ import subprocess
 import sys
 import threading
 import time
+import warnings
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -33,6 +35,7 @@ LONGEST_COMMAND = 2000
 FOLDERS = os.environ.get("PYTHONPATH", "").split(os.pathsep)  # of the warm process
 CACHES = ("LOSSD_CACHE_DIR", "XDG_CACHE_HOME", "HOME")  # the variables that say where the passes' code is kept
 OWN_CACHES = [os.environ.get(name) for name in CACHES]
+TESTS = "import sys;exec(eval(sys.stdin.readline()))"  # what pytest-xdist lets Python do in a process that runs tests
 
 # What `python -m MODULE` calls, and what it imports only then.
 MAINS = {
@@ -57,6 +60,15 @@ class WarmProcess:
         self._lock = threading.Lock()
         self._connection = connection
         self._process: subprocess.Popen[bytes] | None = None
+
+    def import_before(self, modules: Sequence[str]) -> None:
+        """Start the warm process, which imports modules before it forks; one that cannot be imported is left out.
+
+        What it forks then runs tests, and has a warm process of its own.
+        """
+        request = {"path": sys.path, "modules": list(modules)}
+        self._connection = self._start()
+        self._connection.send(json.dumps(request).encode())
 
     def __getattr__(self, name: str) -> Any:
         """Return what the module has besides."""
@@ -157,6 +169,10 @@ def serve(connection: socket.socket) -> list[str] | None:
         if not text:
             return None
         request = json.loads(text)
+        if "modules" in request:
+            sys.path[:] = request["path"]
+            import_all(request["modules"])
+            continue
         for module in next((MAINS[word] for word in request["command"] if word in MAINS), ()):
             if module not in sys.modules:
                 importlib.import_module(module)
@@ -178,6 +194,18 @@ def serve(connection: socket.socket) -> list[str] | None:
         connection.send(os.read(told, 64))
         for file in (told, telling, *files):
             os.close(file)
+
+
+def import_all(modules: Sequence[str]) -> None:
+    """Import modules. Whoever needs one that warns or fails imports it again, and sees why."""
+    from _pytest.outcomes import Skipped  # only a process that runs tests needs pytest
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        for module in modules:
+            with suppress(Exception, Skipped):
+                importlib.import_module(module)
+    gc.freeze()
 
 
 def become(request: dict[str, Any], files: Sequence[int]) -> list[str]:
@@ -217,7 +245,7 @@ def show(command: Sequence[str]) -> None:
 
 
 def keep_warm(command: Sequence[str], starters: Sequence[ModuleType]) -> list[str] | None:
-    """Give a command a warm process for what it starts. Return the command in the service and in each such process."""
+    """Give a command a warm process for what it starts. Return the command in its process and in each of those."""
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     if os.fork():
         theirs.close()
@@ -235,7 +263,7 @@ def keep_warm(command: Sequence[str], starters: Sequence[ModuleType]) -> list[st
 
 def run(command: Sequence[str]) -> None:
     """Do what Python does with these arguments."""
-    match [argument for argument in command if argument != "-P"]:
+    match [argument for argument in command if argument not in ("-P", "-u")]:
         case ["-m", "lossd.cli", *arguments]:
             cli.main(arguments, prog_name="lossd")
         case ["-m", module, *arguments]:
@@ -278,7 +306,7 @@ if __name__ == "__main__":
 
     gc.freeze()
     command = serve(socket.socket(fileno=int(sys.argv[1])))
-    while command is not None and "lossd.cli" in command and not FrontConfig.in_environment():
+    while command is not None and (TESTS in command or ("lossd.cli" in command and not FrontConfig.in_environment())):
         pid = os.getpid()
         command = keep_warm(command, (worker_process, parent, keeper, drawing))
         if os.getpid() == pid:
