@@ -11,7 +11,7 @@ import httpx
 import pytest
 from pydantic import ValidationError
 
-from browser import browser_path
+from browser import FLAGS, browser_path
 from lossd.configuration.keys import fresh_key
 from lossd.configuration.settings import Settings
 from serving import Running, running
@@ -218,7 +218,7 @@ def test_a_real_browser_s_page_from_elsewhere_gets_nothing(service: Running, cap
     playwright = pytest.importorskip("playwright.sync_api", reason="needs the package playwright")
     rules = "--host-resolver-rules=MAP attacker.example 127.0.0.1, MAP * ~NOTFOUND, EXCLUDE 127.0.0.1"
     with hosting(ATTACK.format(url=service.url)) as port, playwright.sync_playwright() as drive:
-        browser = drive.chromium.launch(executable_path=path, args=["--no-sandbox", rules])
+        browser = drive.chromium.launch(executable_path=path, args=[*FLAGS, rules])
         page = browser.new_page()
         page.goto(f"http://attacker.example:{port}/", wait_until="networkidle")
         rebound = page.goto(f"http://attacker.example:{service.port}/v1/metrics")

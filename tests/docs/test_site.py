@@ -10,7 +10,7 @@ import httpx
 import pytest
 from click.testing import CliRunner
 
-from browser import browser_path
+from browser import FLAGS, browser_path
 from docs import site
 from docs.html import faults
 from docs.provoked import REQUESTS, UNPROVOKED
@@ -100,7 +100,7 @@ def test_the_website_s_search_works_from_files_without_a_network(built: Path) ->
     sync_api = pytest.importorskip("playwright.sync_api", reason="needs the package playwright")
     with sync_api.sync_playwright() as playwright:
         nowhere = "--proxy-server=http://127.0.0.1:9"
-        with playwright.chromium.launch(executable_path=path, args=["--no-sandbox", nowhere]) as browser:
+        with playwright.chromium.launch(executable_path=path, args=[*FLAGS, nowhere]) as browser:
             page = browser.new_page()
             failed: list[str] = []
             page.on("requestfailed", lambda request: failed.append(request.url))

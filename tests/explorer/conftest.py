@@ -9,7 +9,7 @@ from urllib.parse import urlsplit
 
 import pytest
 
-from browser import browser_path
+from browser import FLAGS, browser_path
 from serving import Running, running
 
 TIMEOUT_MS = 60_000
@@ -28,8 +28,7 @@ def browser():
     path = browser_path()
     sync_api = pytest.importorskip("playwright.sync_api", reason="needs the package playwright")
     with sync_api.sync_playwright() as playwright:
-        # Its own sandbox needs rights that a container, or root, does not have; it visits this service alone.
-        browser = playwright.chromium.launch(executable_path=path, args=["--no-sandbox", *NOWHERE])
+        browser = playwright.chromium.launch(executable_path=path, args=[*FLAGS, *NOWHERE])
         yield browser
         browser.close()
 

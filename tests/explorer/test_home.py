@@ -10,8 +10,6 @@ import pytest
 
 from lossd.losses import REGISTRY
 
-from .conftest import serious_faults
-
 MAX_BYTES = 200_000
 
 
@@ -93,10 +91,3 @@ def test_the_page_weighs_little(visit, service) -> None:
     page.wait_for_selector(".thumb.drawn")
     page.wait_for_load_state("networkidle")
     assert 50_000 < sum(sizes) <= MAX_BYTES
-
-
-def test_it_has_no_serious_fault_and_fits_a_phone(visit) -> None:
-    page = opened(visit, again=True)
-    assert serious_faults(page) == []
-    page.set_viewport_size({"width": 390, "height": 844})
-    page.wait_for_function("() => document.documentElement.scrollWidth === 390")

@@ -17,6 +17,7 @@ import lossd
 from lossd.losses import REGISTRY
 from lossd.losses.guides import guide
 from lossd.pictures.axes import describe_axes
+from serving import Running
 
 from .conftest import drawn, serious_faults, unfold
 
@@ -45,9 +46,14 @@ def code(page, language: str) -> str:
     return page.locator("#command").inner_text()
 
 
+def request_of(command: str) -> dict:
+    """The request that curl sends."""
+    return json.loads(re.findall(r"-d '(.*)'", command)[0])
+
+
 def sent(page) -> dict:
     """The request that the code sends."""
-    return json.loads(re.findall(r"-d '(.*)'", code(page, "curl"))[0])
+    return request_of(code(page, "curl"))
 
 
 def test_the_guide_says_when_to_use_it_and_what_symbols_are(visit) -> None:
@@ -62,10 +68,20 @@ def test_the_guide_says_when_to_use_it_and_what_symbols_are(visit) -> None:
     page.wait_for_function("() => !document.querySelector('.katex-error')")
 
 
+@pytest.fixture(scope="module")
+def programs(open_window, service: Running) -> dict[str, str]:
+    """The code of a request of the page in each language."""
+    open_window.goto(f"{service.url}/#/losses/focal?gamma=3.5")
+    open_window.locator("#field-gamma").wait_for()
+    drawn(open_window)
+    return {language: code(open_window, language) for language in LANGUAGES}
+
+
 @pytest.mark.parametrize("language", COMMANDS)
-def test_the_code_runs_and_has_the_parameters_of_the_page(visit, tmp_path: Path, language: str) -> None:
-    page = opened(visit, "focal?gamma=3.5")
-    request = sent(page)
+def test_the_code_runs_and_has_the_parameters_of_the_page(
+    programs: dict[str, str], tmp_path: Path, language: str
+) -> None:
+    request = request_of(programs["curl"])
     assert request["loss"] == {"name": "focal", "gamma": 3.5}
     tool, file, command = COMMANDS[language]
     if shutil.which(tool) is None:
@@ -73,7 +89,7 @@ def test_the_code_runs_and_has_the_parameters_of_the_page(visit, tmp_path: Path,
     if language == "C++" and subprocess.run(["g++", "-E", "-include", "curl/curl.h", "-x", "c++", os.devnull],
                                             capture_output=True, check=False).returncode:  # fmt: skip
         pytest.skip("needs the headers of libcurl")
-    (tmp_path / file).write_text(code(page, language))
+    (tmp_path / file).write_text(programs[language])
     # The proxies of the machine are not for loopback; Go keeps its cache where the home is.
     env = os.environ | {"HOME": str(tmp_path), "GOFLAGS": "-mod=mod", "GO111MODULE": "off"}
     ran = subprocess.run(["sh", "-c", command], cwd=tmp_path, env=env, capture_output=True, text=True, timeout=300)
@@ -83,25 +99,22 @@ def test_the_code_runs_and_has_the_parameters_of_the_page(visit, tmp_path: Path,
     assert found == pytest.approx(expected, rel=1e-5)
 
 
-# Opens the page of one loss after the other and chooses two languages, as its reader would; returns the code of each.
+# Shows each loss's code as its page does, and chooses two languages as its reader would; returns the code in both.
 CODE_OF_EVERY = """
-async (names) => {
-  const until = async (condition) => {
-    const end = performance.now() + 30_000;
-    while (!condition()) {
-      if (performance.now() > end) throw new Error(`${location.hash} has no code`);
-      await new Promise((next) => setTimeout(next, 1));
-    }
-  };
-  const code = () => document.querySelector("#command")?.textContent;
+async () => {
+  const from = (file) => import(document.querySelector('script[type=module]').src.replace('app.pack.js', file));
+  const [api, { requestCode }] = await Promise.all([from('api.js'), from('views/loss/code.js')]);
   const found = {};
-  for (const name of names) {
-    location.hash = `#/losses/${name}?with=`; // without other curves
-    await until(() => document.querySelector("h1")?.textContent === name && code()?.includes(`"${name}"`));
-    found[name] = ["curl", "Python"].map((language) => {
-      [...document.querySelectorAll(".choice label")].find((label) => label.textContent === language).click();
-      return code();
+  for (const loss of await api.losses()) {
+    if (!loss.available || !loss.axes.length) continue;
+    const { element, show } = requestCode({ api, href: () => '' });
+    document.body.append(element);
+    await show({ loss, axis: loss.axes[0], parameters: {} });
+    found[loss.name] = ["curl", "Python"].map((language) => {
+      [...element.querySelectorAll(".choice label")].find((label) => label.textContent === language).click();
+      return element.querySelector("#command").textContent;
     });
+    element.remove();
   }
   return found;
 }
@@ -109,10 +122,12 @@ async (names) => {
 
 
 def test_the_python_code_of_every_loss_runs(visit) -> None:
-    names = [name for name, loss in REGISTRY.items() if loss.unavailable() is None and describe_axes(loss)]
-    assert len(names) > 55
-    for name, (curl, python) in visit("/losses", again=True, size=(390, 200)).evaluate(CODE_OF_EVERY, names).items():
-        request = json.loads(re.findall(r"-d '(.*)'", curl)[0])
+    code = visit("/nowhere", again=True).evaluate(CODE_OF_EVERY)
+    assert code.keys() == {
+        name for name, loss in REGISTRY.items() if loss.unavailable() is None and describe_axes(loss)
+    }
+    for name, (curl, python) in code.items():
+        request = request_of(curl)
         scope: dict = {}
         exec(compile(python.replace("print(", "str("), name, "exec"), scope)
         expected = lossd.evaluate(request["loss"], inputs=request["inputs"]).loss

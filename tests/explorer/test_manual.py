@@ -34,12 +34,22 @@ def texts(service: Running) -> dict[str, str]:
         return {path: http.get(f"/{path}").raise_for_status().text for path in [*PAGES, *ERRORS]}
 
 
-@pytest.fixture
-def page(browser):
+@pytest.fixture(scope="module")
+def opened(browser):
     page = window(browser)
     yield page
     page.context.close()
-    assert page.complaints == []
+
+
+@pytest.fixture
+def page(opened):
+    """A window in which nothing may fail; it remembers no theme."""
+    opened.set_viewport_size({"width": 1280, "height": 860})
+    yield opened
+    opened.evaluate("localStorage.clear()")
+    complaints = list(opened.complaints)
+    opened.complaints.clear()
+    assert complaints == []
 
 
 def anchors(text: str) -> set[str]:

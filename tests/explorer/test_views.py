@@ -53,7 +53,7 @@ def focal(x: float, **parameters: float) -> float:
 
 @pytest.mark.parametrize("path", VIEWS)
 def test_a_view_opens_offline_without_a_complaint_or_a_serious_fault_and_fits_a_phone(visit, path: str) -> None:
-    page = visit(path, theme="dark")
+    page = visit(path, theme="dark", again=True)
     settled(page, path)
     assert VIEWS[path].replace("60", str(len(REGISTRY))) in page.locator("h1").inner_text()
     assert page.evaluate("document.documentElement.dataset.theme") == "dark"
