@@ -109,12 +109,14 @@ def room_of(module: str) -> str | None:
     return next((room for room in ROOMS if module == room or module.startswith(f"{room}.")), None)
 
 
-def loaded_by(*statements: str) -> set[str]:
-    """The top-level packages, and lossd's rooms, that a fresh interpreter has loaded after these statements."""
-    script = "; ".join([*statements, "import sys", "print(*sys.modules)"])
+def loaded_after(*steps: str) -> Iterator[tuple[str, set[str]]]:
+    """Yield each step with the packages, and lossd's rooms, that a fresh interpreter has loaded after it."""
+    script = "import sys\nsys.stdout = open('/dev/null', 'w')\n"
+    script += "".join(f"{step}\nprint(*sys.modules, file=sys.stderr)\n" for step in steps)
     run = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True, cwd=ROOT)
-    names = run.stdout.split()
-    return {name.partition(".")[0] for name in names} | {room for name in names if (room := room_of(name))}
+    for step, line in zip(steps, run.stderr.splitlines(), strict=True):
+        names = line.split()
+        yield step, {name.partition(".")[0] for name in names} | {room for name in names if (room := room_of(name))}
 
 
 def test_every_module_is_in_a_room() -> None:
@@ -122,14 +124,16 @@ def test_every_module_is_in_a_room() -> None:
     assert outside == {"lossd"}, "give each module a room in ROOMS and in service/README.md"
 
 
-@pytest.mark.parametrize("room", ROOMS)
-def test_a_room_imports_only_the_rooms_it_may(room: str) -> None:
-    modules = [module for module in MODULES if room_of(module) == room]
-    assert modules, f"{room} is empty"
-    for module in modules:
-        own_code = {name for name in imports(MODULES[module]) if name.partition(".")[0] in ("lossd", "lossd_client")}
-        rooms = {room_of(name) for name in own_code if name != "lossd"}  # which holds the version, and lends local
-        assert rooms <= ROOMS[room] | {room}, f"{module} imports {rooms - ROOMS[room] - {room}}"
+def test_a_room_imports_only_the_rooms_it_may() -> None:
+    empty, found = set(ROOMS), {}
+    for module, path in MODULES.items():
+        if room := room_of(module):
+            empty.discard(room)
+            own_code = {name for name in imports(path) if name.partition(".")[0] in ("lossd", "lossd_client")}
+            rooms = {room_of(name) for name in own_code if name != "lossd"}  # which holds the version, and lends local
+            found[module] = rooms - ROOMS[room] - {room}
+    assert {module: others for module, others in found.items() if others} == {}
+    assert not empty
 
 
 def test_rooms_build_on_earlier_ones() -> None:
@@ -170,86 +174,62 @@ def test_the_batcher_and_the_codecs_do_no_io(module: str) -> None:
 
 def test_the_client_loads_no_framework() -> None:
     client = [module for module in MODULES if room_of(module) == "lossd_client" and module != "lossd_client.torch"]
-    loaded = loaded_by(*(f"import {module}" for module in client))
+    for step, loaded in loaded_after(*(f"import {module}" for module in client)):
+        loaded -= {"click"}  # httpx loads it, where it is, for a command of its own
+        assert not loaded & {*FRAMEWORKS, "torch", "pydantic", "prometheus_client", "lossd"}, step
+
+
+def test_losses_metrics_and_an_evaluation_load_no_server() -> None:
+    server = {*FRAMEWORKS, "lossd.engine", "lossd.api", "lossd.logs"}
+    *parts, (_, loaded) = loaded_after(
+        "import lossd.losses", "import lossd.metrics", "import lossd; lossd.evaluate('mse', [1.0], [2.0])"
+    )
+    for step, loaded_before in parts:
+        assert not loaded_before & {*server, "httpx", "lossd.configuration"}, step
     loaded -= {"click"}  # httpx loads it, where it is, for a command of its own
-    assert not loaded & {*FRAMEWORKS, "torch", "pydantic", "prometheus_client", "lossd"}
+    assert not loaded & server
 
 
-@pytest.mark.parametrize("package", ["lossd.losses", "lossd.metrics"])
-def test_losses_and_metrics_load_no_server(package: str) -> None:
-    assert not loaded_by(f"import {package}") & {
-        *FRAMEWORKS,
-        "httpx",
-        "lossd.engine",
-        "lossd.api",
-        "lossd.configuration.settings",
-    }
-
-
-@pytest.mark.parametrize("module", ["state", "counting", "definition"])
-def test_states_of_runs_are_merged_without_torch(module: str) -> None:
+def test_states_of_runs_are_merged_without_torch() -> None:
     """The process that merges states evaluates nothing, and stays small."""
-    merging = f"from lossd.runs.{module} import *"
-    assert not loaded_by(merging) & {*FRAMEWORKS, "torch", "numba", "lossd.evaluation", "lossd.engine", "lossd.api"}
+    evaluating = {*FRAMEWORKS, "torch", "numba", "lossd.evaluation", "lossd.engine", "lossd.api"}
+    for step, loaded in loaded_after(*(f"from lossd.runs.{m} import *" for m in ("state", "counting", "definition"))):
+        assert not loaded & evaluating, step
 
 
-def test_an_evaluation_loads_no_server() -> None:
-    loaded = loaded_by("import lossd", "lossd.evaluate('mse', [1.0], [2.0])")
-    loaded -= {"click"}  # httpx loads it, where it is, for a command of its own
-    assert not loaded & {*FRAMEWORKS, "lossd.engine", "lossd.api", "lossd.logs"}
+def test_the_front_loads_no_more_than_it_needs() -> None:
+    """It checks and forwards requests; workers compute, and a process that ends draws.
 
-
-def test_the_front_loads_neither_torch_nor_numba() -> None:
-    """It checks and forwards requests; what computes is the worker's."""
-    serving = "from lossd.api import create_app; from lossd.api.server import serve"
-    openapi = "from lossd.configuration.settings import Settings; create_app(Settings()).openapi()"
-    assert not loaded_by(serving, openapi) & {"torch", "numba", "llvmlite"}
+    A list of runs is read from the store by the application inside the command, whose engine has nothing to evaluate.
+    """
+    elsewhere = {"torch", "numba", "llvmlite", "ray", "matplotlib", "PIL"}
+    for step, loaded in loaded_after(
+        "from lossd.api import create_app; from lossd.api.server import serve; create_app()",
+        "from lossd.configuration.settings import Settings; create_app(Settings()).openapi()",
+        "import lossd.cli, lossd.ray, lossd.ray.arguments, lossd.ray.scaling",
+        "lossd.cli.main(['runs', '--json'], standalone_mode=False)",
+    ):
+        assert not loaded & elsewhere, step
 
 
 def test_ray_is_imported_by_what_runs_in_its_clusters() -> None:
     assert {room_of(module) for module in MODULES if "ray" in packages(module)} == {"lossd.ray", "lossd.scoring"}
 
 
-def test_the_service_loads_no_ray() -> None:
-    serving = "from lossd.api import create_app; from lossd.api.server import serve; create_app()"
-    assert "ray" not in loaded_by("import lossd.cli, lossd.ray, lossd.ray.arguments, lossd.ray.scaling", serving)
-
-
 def test_the_engine_loads_no_web_framework() -> None:
-    loaded = loaded_by("import lossd.engine.process", "import lossd.engine.inline")
-    assert not loaded & {*FRAMEWORKS, "httpx", "lossd.api"}
+    for step, loaded in loaded_after("import lossd.engine.process", "import lossd.engine.inline"):
+        assert not loaded & {*FRAMEWORKS, "httpx", "lossd.api"}, step
 
 
-def test_the_package_loads_nothing_until_it_is_used() -> None:
-    assert not loaded_by("import lossd") & {*FRAMEWORKS, "torch", "pydantic", "numpy", "httpx"}
+def test_the_package_loads_nothing_until_it_is_used_and_help_loads_no_torch() -> None:
+    helps = ("--help", "--version", *(f"{command} --help" for command in HELPED))
+    (_, at_first), *of_help = loaded_after(
+        "import lossd",
+        *(f"from lossd.cli import main; main({arguments.split()}, standalone_mode=False)" for arguments in helps),
+    )
+    assert not at_first & {*FRAMEWORKS, "torch", "pydantic", "numpy", "httpx"}
+    for step, loaded in of_help:
+        assert not loaded & {"torch", "fastapi", "numpy"}, step
 
 
-def test_the_service_draws_elsewhere() -> None:
-    assert not loaded_by("from lossd.api import create_app", "create_app()") & {
-        "matplotlib",
-        "PIL",
-        "lossd.pictures.plots",
-    }
-
-
-def test_a_list_of_runs_loads_no_torch() -> None:
-    """It is read from the store by the application inside the command, whose engine has nothing to evaluate."""
-    assert "torch" not in loaded_by("from lossd.cli import main", "main(['runs', '--json'], standalone_mode=False)")
-
-
-@pytest.mark.parametrize(
-    "arguments",
-    [
-        ["--help"],
-        ["--version"],
-        ["serve", "--help"],
-        ["evaluate", "--help"],
-        ["score", "--help"],
-        ["curve", "--help"],
-        ["runs", "--help"],
-        ["runs", "show", "--help"],
-    ],
-)
-def test_help_loads_no_torch(arguments: list[str]) -> None:
-    loaded = loaded_by("from lossd.cli import main", f"main({arguments}, standalone_mode=False)")
-    assert not loaded & {"torch", "fastapi", "numpy"}
+HELPED = ("serve", "evaluate", "score", "curve", "runs", "runs show")

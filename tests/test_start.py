@@ -307,12 +307,11 @@ def test_a_service_without_its_device_ends(fronts: int) -> None:
     assert "Traceback" not in run.stderr
 
 
-@pytest.mark.parametrize("fronts", [1, 2])
-def test_a_service_whose_workers_cannot_start_ends(fronts: int, tmp_path: Path) -> None:
+def test_a_service_whose_workers_cannot_start_ends(tmp_path: Path) -> None:
+    """As it does of several fronts, see test_serve_starts; here nothing is forked from a process that has torch."""
     (tmp_path / "torch.py").write_text("raise SystemExit('torch is broken')")
     path = os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", "")])
-    command = [*SERVE, f"--fronts={fronts}"]
-    run = subprocess.run(command, capture_output=True, text=True, timeout=110, env=os.environ | {"PYTHONPATH": path})
+    run = subprocess.run(SERVE, capture_output=True, text=True, timeout=110, env=os.environ | {"PYTHONPATH": path})
     assert run.returncode == 2
     assert run.stderr.splitlines()[-1].startswith("Error: the worker on cpu ended 3 times before it was ready")
 
@@ -320,15 +319,25 @@ def test_a_service_whose_workers_cannot_start_ends(fronts: int, tmp_path: Path) 
 # The surroundings
 
 
-@pytest.mark.parametrize("fronts", [1, 2])
-@pytest.mark.parametrize("are_closed", [True, False], ids=["closed", "full"])
-def test_standard_descriptors_that_are_closed_or_full_are_no_obstacle(are_closed: bool, fronts: int) -> None:
+CLOSED = """
+import os, sys
+os.closerange(0, 3)
+sys.stdin = sys.stdout = sys.stderr = None
+from lossd.cli import main
+main(sys.argv[3:])
+"""
+
+
+@pytest.mark.parametrize(("descriptors", "fronts"), [("closed", 1), ("closed", 2), ("full", 1), ("full", 2)])
+def test_standard_descriptors_that_are_closed_or_full_are_no_obstacle(descriptors: str, fronts: int) -> None:
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
     command = [*SERVE[:4], f"--port={port}", *SERVE[5:], f"--fronts={fronts}"]
-    if are_closed:  # Python itself starts in another way without them
+    if (descriptors, fronts) == ("closed", 2):  # Python itself starts in another way without them
         process = subprocess.Popen(["bash", "-c", f"exec {' '.join(command)} <&- >&- 2>&-"])
     else:
+        if descriptors == "closed":
+            command = [sys.executable, "-c", CLOSED, *command[1:]]
         with open("/dev/full", "w") as full:
             process = worker_process.subprocess.Popen(
                 command, stdin=subprocess.DEVNULL, stdout=full, stderr=full, env=os.environ
@@ -349,9 +358,8 @@ def test_a_reload_while_it_starts_is_a_reload_and_not_its_end(fronts: int, tmp_p
     keys = tmp_path / "keys"
     keys.write_text("one:" + "0" * 64)
     command = [*SERVE, f"--api-keys-file={keys}", f"--fronts={fronts}"]
-    starter = subprocess if fronts == 1 else worker_process.subprocess  # one is new, one forked, as in ``warm``
     pipe = subprocess.PIPE
-    with starter.Popen(command, stdout=pipe, stderr=pipe, text=True) as process:
+    with worker_process.subprocess.Popen(command, stdout=pipe, stderr=pipe, text=True) as process:
         blocked = f"{1 << (signal.SIGHUP - 1):016x}"
         status = Path(f"/proc/{process.pid}/status")
         while f"SigBlk:\t{blocked}" not in status.read_text():
