@@ -303,7 +303,7 @@ def test_ctrl_c_while_an_outcome_is_recorded_loses_no_row(tmp_path: Path, monkey
 
 
 def test_ctrl_c_prints_what_is_done(tmp_path: Path) -> None:
-    total = 4000
+    total = 2000
     contents = [packed(seed) for seed in range(8)]
     for index in range(total):
         (tmp_path / f"{index:04}.safetensors").write_bytes(contents[index % 8])
@@ -312,12 +312,12 @@ def test_ctrl_c_prints_what_is_done(tmp_path: Path) -> None:
     deadline = time.monotonic() + 200
     for shown in terminal.watch():
         assert time.monotonic() < deadline
-        if re.search(r"[1-9]\d*/4000 files", shown):
+        if re.search(r"[1-9]\d*/2000 files", shown):
             break
     terminal.process.send_signal(signal.SIGINT)
     status, said = terminal.close()
     assert status == 130, (said, terminal.shown)
-    found = re.search(r"^(\d+) of 4,000 files, mean loss \d", said, re.MULTILINE)
+    found = re.search(r"^(\d+) of 2,000 files, mean loss \d", said, re.MULTILINE)
     assert found, said
     assert 0 < int(found[1]) < total
     assert len(path.read_text().splitlines()) == int(found[1]) + 1

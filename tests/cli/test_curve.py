@@ -196,13 +196,11 @@ def test_help_is_coloured_for_a_terminal_alone() -> None:
 
 def completed(*words: str, cache: Path) -> list[str]:
     """What a bash completes, asked as it asks."""
-    line = " ".join(["lossd", *words])
     environment = {
-        **os.environ, "_LOSSD_COMPLETE": "bash_complete", "COMP_WORDS": line, "COMP_CWORD": str(len(words)),
+        "_LOSSD_COMPLETE": "bash_complete", "COMP_WORDS": " ".join(["lossd", *words]), "COMP_CWORD": str(len(words)),
         "XDG_CACHE_HOME": str(cache),
     }  # fmt: skip
-    command = [sys.executable, "-c", "from lossd.cli import main; main(prog_name='lossd')"]
-    run = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    run = CliRunner(env=environment).invoke(main, prog_name="lossd")
     assert run.stderr == ""
     return [entry.partition(",")[2] for entry in run.stdout.splitlines()]
 
@@ -253,6 +251,7 @@ def test_what_a_shell_is_to_run_is_its_language(shell: str) -> None:
 
 
 def test_completion_needs_no_torch(cache: Path) -> None:
+    """In a process of its own, as a shell starts it."""
     completed("curve", "foc", cache=cache)  # notes the names
     script = (
         "import sys; from lossd.cli import main\n"

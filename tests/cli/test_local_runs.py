@@ -88,7 +88,7 @@ def test_a_run_begins_and_ends_with_nothing_running(store: Path, folder: Path) -
 
 
 def test_ctrl_c_and_again(store: Path, folder: Path) -> None:
-    total = 10 * FILES  # so many that some are left when the signal arrives
+    total = 5 * FILES  # so many that some are left when the signal arrives
     write(folder, range(FILES, total))
     terminal = Terminal("score", folder, *OPTIONS, "--run", "r", "--in-flight", "1", "--json")
     for shown in terminal.watch():

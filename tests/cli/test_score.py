@@ -503,12 +503,12 @@ def test_a_terminal_shows_progress(tmp_path: Path, data: tuple[Array, Array]) ->
 
 
 def test_ctrl_c_says_what_was_counted(tmp_path: Path, data: tuple[Array, Array]) -> None:
-    total = 4000
+    total = 2000
     terminal = Terminal("score", many(tmp_path / "data", data, total), "--task", "multiclass", "--json")
     deadline = time.monotonic() + 60
     for shown in terminal.watch():
         assert time.monotonic() < deadline
-        if re.search(r"[1-9]\d*/4000 files", shown):
+        if re.search(r"[1-9]\d*/2000 files", shown):
             break
     terminal.process.send_signal(signal.SIGINT)
     status, said = terminal.close()
