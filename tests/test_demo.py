@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import re
-import subprocess
 import sys
 import time
 from pathlib import Path
 
 import pytest
+
+from lossd.engine import worker_process
 
 DEMO = Path(__file__).parents[1] / "client/examples/digits/train.py"
 
@@ -16,7 +17,7 @@ DEMO = Path(__file__).parents[1] / "client/examples/digits/train.py"
 @pytest.mark.timed
 def test_the_demo_learns_to_read_digits() -> None:
     began_s = time.monotonic()
-    run = subprocess.run([sys.executable, DEMO], stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=250)
+    run = worker_process.subprocess.run([sys.executable, str(DEMO)], capture_output=True, text=True, timeout=250)
     assert run.returncode == 0, run.stderr
     assert time.monotonic() - began_s < 60
     assert re.fullmatch(r"lossd \S+ is starting …\n", run.stderr), "no warning"

@@ -24,6 +24,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from itertools import zip_longest
 from pathlib import Path
+from string import Template
 from typing import Any
 
 import numpy as np
@@ -44,6 +45,7 @@ _BLOCK = re.compile(
     r"^(?:<!-- (?P<mark>[^\n]*?) -->\n)?(?P<fence>```+)(?P<language>\w*)[^\n]*\n(?P<text>.*?)^(?P=fence)$",
     re.DOTALL | re.MULTILINE,
 )
+_ASSIGNMENT = re.compile(r"(\w+)=([^\s$`\"']+)")
 _NUMBER = re.compile(r"-?\d+\.\d+(?:e[-+]?\d+)?")
 
 
@@ -139,8 +141,10 @@ def _python(block: Block, url: str, namespace: dict[str, Any]) -> str:
 
 def _shell(block: Block, url: str, folder: Path) -> str:
     lines = [line for line in block.text.splitlines() if line.strip() and not line.startswith("#")]
-    if all(line.startswith("lossd ") for line in lines):
-        return "".join(_lossd(line.replace(ADDRESS, url), folder) for line in lines)
+    variables = dict(match.groups() for line in lines if (match := _ASSIGNMENT.fullmatch(line)))
+    ours = [Template(line).safe_substitute(variables) for line in lines if not _ASSIGNMENT.fullmatch(line)]
+    if all(line.startswith("lossd ") for line in ours):
+        return "".join(_lossd(line.replace(ADDRESS, url), folder) for line in ours)
     lasting = [line for line in lines if _lasting(line)]
     for line in lasting:
         _understand(line)

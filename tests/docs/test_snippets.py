@@ -14,7 +14,7 @@ from serving import Running, running
 @pytest.fixture(scope="module")
 def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
     """A service with a store of its own: commands of the pages open the user's."""
-    with running(runs=str(tmp_path_factory.mktemp("runs") / "runs.db")) as service:
+    with running(engine="inline", compiled=False, runs=str(tmp_path_factory.mktemp("runs") / "runs.db")) as service:
         yield service
 
 

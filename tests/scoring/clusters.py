@@ -20,6 +20,8 @@ __all__ = ["dask_cluster", "ray_cluster"]
 NEEDED = ["lossd.scoring.work", "lossd.runs.run", "lossd.runs.measuring", "torch"]
 """What the evaluation of a chunk imports."""
 
+HEAD = {"num_cpus": 0, "include_dashboard": False, "include_log_monitor": False, "no_monitor": True}
+
 WORKS = b"ray::_run"
 """What Ray calls a process while it evaluates a chunk."""
 
@@ -29,7 +31,7 @@ def ray_cluster() -> None:
     from ray.cluster_utils import Cluster
 
     with small_agents():
-        cluster: Any = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False})
+        cluster: Any = Cluster(initialize_head=True, head_node_args=HEAD)
         nodes = [cluster.add_node(num_cpus=1, object_store_memory=100 << 20) for _ in range(2)]
     _say(address=cluster.address)
     for _ in sys.stdin:
