@@ -82,7 +82,7 @@ def plan_of(request: Mapping[str, Any]) -> Plan:
     """Return the request's plan; plans are kept, as fronts do, and with them the recipes of known shapes."""
     text = repr(request)
     if text not in plans:
-        if len(plans) >= 64:
+        if len(plans) >= 1024:
             plans.clear()
         plans[text] = make_plan(request)
     return plans[text]

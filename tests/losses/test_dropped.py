@@ -52,8 +52,10 @@ def compare(found: Any, wanted: Any) -> None:
         assert len(found) == len(wanted)
         for one, other in zip(found, wanted, strict=True):
             compare(one, other)
+    elif isinstance(wanted, float) and isinstance(found, float):
+        assert found == wanted or math.isclose(found, wanted, rel_tol=1e-9, abs_tol=1e-12)
     else:
-        assert found == (pytest.approx(wanted, rel=1e-9, abs=1e-12) if isinstance(wanted, float) else wanted)
+        assert found == wanted
 
 
 @each_row(OF_ROWS)
@@ -63,6 +65,8 @@ def test_a_dropped_sample_changes_nothing(case: Case, parameters: Parameters) ->
     weight = torch.tensor([1.0, 0.0, 2.0, 0.0, 0.5])
     without = alone(request, {name: t[KEPT] for name, t in tensors.items()} | {"sample_weight": weight[KEPT]})
     same(alone(request, poisoned(tensors) | {"sample_weight": weight}), without)
+    if parameters is not case.parameters[0]:  # none is read where a batch's samples are dropped
+        return
     whole = {**tensors, "sample_weight": torch.ones(5)}
     batched, neighbour = together([request] * 2, [poisoned(tensors) | {"sample_weight": weight}, whole])
     assert isinstance(batched, Evaluated)

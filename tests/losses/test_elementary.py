@@ -83,9 +83,9 @@ def ways(function: Callable[..., Tensor], arguments: tuple[Tensor, ...]) -> Iter
 
     n = len(arguments[0])
     yield "at once", values(*arguments)
-    for size in (1, 17) if n == 67 else (17,) if n < SHARED else (n // 2 + 1,):
-        parts = [values(*part) for part in zip(*(t.split(size) for t in arguments), strict=True)]
-        yield f"in parts of {size}", tuple(torch.cat(outputs) for outputs in zip(*parts, strict=True))
+    for sizes in ([1, 2, n - 3], [n - 17, 17]) if n < SHARED else ([n // 2 + 1, n - n // 2 - 1],):
+        parts = [values(*part) for part in zip(*(t.split(sizes) for t in arguments), strict=True)]
+        yield f"in parts of {sizes}", tuple(torch.cat(outputs) for outputs in zip(*parts, strict=True))
     yield "of every other number", values(*(torch.stack([t, t], 1)[:, 0] for t in arguments))
     if n % 3 == 0:
         flat = (t.reshape(3, -1).t() for t in arguments)

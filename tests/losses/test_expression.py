@@ -623,7 +623,7 @@ def answered(text: str, **parameters: float) -> None:
         assert refused.detail.isascii()  # noqa: PT017  (either outcome is right)
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=150, deadline=None)
 @given(st.text(max_size=60))
 def test_any_text_is_refused_or_evaluated(text: str) -> None:
     answered(text)
@@ -652,7 +652,7 @@ PIECES = [
 ]
 
 
-@settings(max_examples=500, deadline=None)
+@settings(max_examples=250, deadline=None)
 @given(st.lists(st.sampled_from(PIECES), max_size=30).map("".join))
 def test_any_jumble_of_its_own_words_is_refused_or_evaluated(text: str) -> None:
     answered(text)
@@ -675,7 +675,7 @@ def mutated(draw: st.DrawFn) -> str:
     return text
 
 
-@settings(max_examples=500, deadline=None)
+@settings(max_examples=250, deadline=None)
 @given(mutated())
 def test_a_mutated_formula_is_refused_or_evaluated(text: str) -> None:
     answered(text, k=0.5)
@@ -710,7 +710,7 @@ def texts() -> st.SearchStrategy[str]:
     return st.recursive(st.sampled_from(["x", "y", "one"]), grown, max_leaves=20)
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=150, deadline=None)
 @given(texts())
 def test_a_formula_means_what_the_same_text_means_in_python(text: str) -> None:
     names = {"x": X, "y": Y, "one": torch.ones(4, 3, dtype=torch.float64)}

@@ -14,13 +14,14 @@ def test_dice_of_four_thousand_squared_in_float16() -> None:
     logits = torch.randn(1, 4096, 4096, generator=generator).half()
     target = (torch.rand(1, 4096, 4096, generator=generator) > 0.3).to(torch.uint8)
     p, t = torch.sigmoid(logits.double()), target.double()
-    expected = 1 - (2 * (p * t).sum() + 1) / (p.sum() + t.sum() + 1)
+    hits, below = (p * t).sum(), p.sum() + t.sum() + 1
+    expected = 1 - (2 * hits + 1) / below
     request = {"loss": {"name": "dice", "mode": "binary"}, "outputs": ["loss", "gradient"]}
     answer = alone(request, {"prediction": logits, "target": target})
     assert answer.loss == pytest.approx(float(expected), rel=1e-5)
-    below = p.sum() + t.sum() + 1
-    derivative = -(2 * t - (2 * (p * t).sum() + 1) / below) / below * p * (1 - p)
-    torch.testing.assert_close(answer.gradient().double(), derivative, rtol=1e-3, atol=1e-12)
+    p, t, gradient = (of[:, ::64] for of in (p, t, answer.gradient()))
+    derivative = -(2 * t - (2 * hits + 1) / below) / below * p * (1 - p)
+    torch.testing.assert_close(gradient.double(), derivative, rtol=1e-3, atol=1e-12)
 
 
 def test_the_mean_of_many_ones_is_one() -> None:

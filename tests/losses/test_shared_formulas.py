@@ -134,7 +134,7 @@ def formulas() -> st.SearchStrategy[str]:
     return st.recursive(st.sampled_from(["x", "y", "z", "0.3"]), grown, max_leaves=8)
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=75, deadline=None)
 @given(
     formulas(),
     st.lists(st.integers(1, 40), min_size=2, max_size=4),

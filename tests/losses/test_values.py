@@ -111,6 +111,8 @@ def test_cotangent_makes_the_gradient_a_vector_jacobian_product(case: Case, para
     answer = alone(request(case, parameters, reduction="none"), inputs | {"cotangent": upstream})
     for name, gradient in of.gradients(upstream).items():
         torch.testing.assert_close(answer.gradient(name), gradient, **EXACT)
+    if parameters is not case.parameters[0]:  # none is read where a mean's cotangent is
+        return
     of = expected(case, inputs, parameters)
     answer = alone(request(case, parameters), inputs | {"cotangent": torch.tensor(-2.5, dtype=torch.float64)})
     for name, gradient in of.gradients(-2.5 / denominator(case, of, parameters)).items():
@@ -148,7 +150,9 @@ def test_single_precision_is_close(case: Case, parameters: Parameters) -> None:
 
 @each_row(ROWS)
 def test_half_precision_equals_single_precision_of_the_rounded_inputs(case: Case, parameters: Parameters) -> None:
-    for dtype in (torch.float16, torch.bfloat16):
+    position = case.parameters.index(parameters)
+    halves = (torch.float16, torch.bfloat16)
+    for dtype in (halves[position % 2],) if position else halves:
         rounded = case.inputs(parameters, dtype=dtype)
         half = alone(request(case, parameters), rounded)
         single = alone(

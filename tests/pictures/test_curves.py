@@ -66,7 +66,7 @@ def test_the_curve_s_own_options_are_no_loss_s_parameters() -> None:
 
 @pytest.mark.parametrize(("name", "axis"), AXES)
 def test_the_gradient_is_the_slope_in_its_direction(name: str, axis: str) -> None:
-    points, step = 24, 1e-6
+    points, step = 12, 1e-6
     of = curve(name, needed(name), x=axis, points=points)
     for line, series in zip(of.lines, drawn(of)["series"], strict=True):
         assert np.isfinite(series["loss"]).all()
@@ -82,7 +82,7 @@ def test_the_gradient_is_the_slope_in_its_direction(name: str, axis: str) -> Non
         forward = 0 if name == "vae" and axis == "prediction" else step  # ends at a probability of 1
         slope = (loss(forward) - loss(-step)) / (forward + step)
         right = np.isclose(slope, series["gradient"], rtol=1e-3, atol=1e-5)
-        assert right.sum() >= 23, "all but a point at a kink"
+        assert right.sum() >= points - 1, "all but a point at a kink"
 
 
 @pytest.mark.parametrize(
