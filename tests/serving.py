@@ -119,11 +119,13 @@ def command(
 ) -> Iterator[tuple[str, subprocess.Popen[str], IO[str]]]:
     """``lossd serve`` with these options, limit of open files and variables: its URL, its process and its log.
 
-    Without a limit it is forked from a process that has imported what it needs; see ``warm``.
+    It is forked from a process that has imported what it needs; see ``warm``.
     """
-    line = [sys.executable, "-m", "lossd.cli", "serve", "--port=0", "--engine=inline", "--compiled=false", *options]
+    program = ["-m", "lossd.cli"]
     if files is not None:
-        line = ["prlimit", f"--nofile={files}:{files}", *line]
+        limit = f"import resource; resource.setrlimit(resource.RLIMIT_NOFILE, ({files}, {files}))"
+        program = ["-c", f"{limit}; from lossd.cli import main; main()"]
+    line = [sys.executable, *program, "serve", "--port=0", "--engine=inline", "--compiled=false", *options]
     settings = {**os.environ, "OMP_NUM_THREADS": "1", **environment}
     process = worker_process.subprocess.Popen(
         line, env=settings, stdout=subprocess.PIPE, stderr=subprocess.PIPE, stdin=subprocess.DEVNULL, text=True

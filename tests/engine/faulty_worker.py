@@ -34,10 +34,11 @@ def hang() -> None:
 
 
 def plod(seconds: float) -> None:
-    """Many operations, each a short one."""
+    """Many operations, each a short one; between them another process has the core."""
     end = time.monotonic() + seconds
     while time.monotonic() < end:
-        torch.ones(100_000).cumsum(0)
+        torch.ones(10).cumsum(0)
+        time.sleep(0.002)
 
 
 def with_faults(batch: TensorBatch, passes: Passes | None) -> object:

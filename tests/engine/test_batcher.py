@@ -11,7 +11,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lossd.arrangement import Arrangement, arrange, arrange_shared
@@ -320,6 +320,7 @@ def test_a_small_request_does_not_join_the_long_batch_of_another_client(loop):
     sizes=st.dictionaries(st.sampled_from("abcde"), st.integers(1, 2000), min_size=2),
     data=st.data(),
 )
+@settings(max_examples=50)
 def test_clients_with_work_get_equal_shares_however_much_each_has_queued(sizes, data):
     """Whenever all of them are backlogged, none is ahead of another by more than the largest request of each."""
     queue = Queue(WithoutLoop())

@@ -120,19 +120,20 @@ def test_a_worker_ends_with_its_front_during_an_evaluation() -> None:
 @pytest.mark.parametrize(
     "path", ["/docs/static/swagger-ui.css", "/docs/static/favicon.png", "/", "/v1/losses/mse/curve.svg"]
 )
-@pytest.mark.parametrize("number", [errno.EMFILE, errno.ENOMEM, errno.EAGAIN], ids=["files", "memory", "processes"])
 def test_a_page_is_503_if_the_machine_is_short_of_resources(
-    path: str, number: int, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    path: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
+    """Of files, of memory or of processes."""
     with running(engine="inline") as service, httpx.Client(base_url=service.url, timeout=60) as http:
-        times = [1000]
-        with monkeypatch.context() as patch:
-            patch.setattr(io, "open", failing(io.open, times, number))
-            patch.setattr(builtins, "open", failing(builtins.open, times, number))
-            patch.setattr(drawing.subprocess, "run", failing(drawing.subprocess.run, times, number))
-            answer = http.get(path)
-        assert (answer.status_code, answer.headers["retry-after"]) == (503, "1")
-        assert os.strerror(number) in answer.json()["detail"]
+        for number in (errno.EMFILE, errno.ENOMEM, errno.EAGAIN):
+            times = [1000]
+            with monkeypatch.context() as patch:
+                patch.setattr(io, "open", failing(io.open, times, number))
+                patch.setattr(builtins, "open", failing(builtins.open, times, number))
+                patch.setattr(drawing.subprocess, "run", failing(drawing.subprocess.run, times, number))
+                answer = http.get(path)
+            assert (answer.status_code, answer.headers["retry-after"]) == (503, "1")
+            assert os.strerror(number) in answer.json()["detail"]
         assert "Traceback" not in caplog.text
         if "svg" not in path:  # which would take long
             assert http.get(path).status_code == 200
