@@ -30,6 +30,7 @@ def pytest_collection() -> Iterator[None]:
         return (yield)
     finally:
         gc.freeze()  # tests live as long as the process
+        gc.set_threshold(10_000)  # not 700: a 25th of the time that tests take would be the collector's
         gc.enable()
 
 

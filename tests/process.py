@@ -11,6 +11,7 @@ from tempfile import TemporaryDirectory
 
 import pytest
 import torch
+from _pytest.runner import runtestprotocol
 from hypothesis import settings
 
 import evaluating
@@ -52,6 +53,21 @@ def pytest_runtestloop(session: pytest.Session) -> None:
         warm = cleanup.enter_context(closing(WarmProcess()))
     for starter in (worker_process, keeper, drawing, service, group):
         patch.setattr(starter, "subprocess", warm)
+
+
+def pytest_runtest_protocol(item: pytest.Item, nextitem: pytest.Item | None) -> bool | None:
+    """Report a test that passes by one message to the process that hands out tests, not by five.
+
+    Those that say that a test begins, is set up, torn down and has ended take longer than most tests.
+    """
+    option = item.config.option
+    handed_out = hasattr(item.config, "workerinput") and nextitem is not None
+    if not handed_out or option.durations or option.xmlpath or item.get_closest_marker("flaky"):
+        return None
+    for report in runtestprotocol(item, nextitem=nextitem, log=False):
+        if report.when == "call" or not report.passed:
+            item.ihook.pytest_runtest_logreport(report=report)
+    return True
 
 
 def _set_variables(folder: Path, patch: pytest.MonkeyPatch) -> None:
