@@ -20,23 +20,24 @@ __all__ = ["dask_cluster", "ray_cluster"]
 NEEDED = ["lossd.scoring.work", "lossd.runs.run", "lossd.runs.measuring", "torch"]
 """What the evaluation of a chunk imports."""
 
-HEAD = {"num_cpus": 0, "include_dashboard": False, "include_log_monitor": False, "no_monitor": True}
+NODE = {"num_cpus": 1, "object_store_memory": 100 << 20}
+HEAD = {"include_dashboard": False, "include_log_monitor": False, "no_monitor": True, **NODE}
 
 WORKS = b"ray::_run"
 """What Ray calls a process while it evaluates a chunk."""
 
 
 def ray_cluster() -> None:
-    """Three nodes, of which the head has no cores. A process that works is killed, and then a node with all of its."""
+    """Two nodes of one core. A process that works is killed, and then the node that is not the head with all of its."""
     from ray.cluster_utils import Cluster
 
     with small_agents():
         cluster: Any = Cluster(initialize_head=True, head_node_args=HEAD)
-        nodes = [cluster.add_node(num_cpus=1, object_store_memory=100 << 20) for _ in range(2)]
+        node = cluster.add_node(**NODE)
     _say(address=cluster.address)
     for _ in sys.stdin:
         _kill_a_worker()
-        cluster.remove_node(nodes.pop(), allow_graceful=False)
+        cluster.remove_node(node, allow_graceful=False)
         _say(killed=True)
     cluster.shutdown()
 

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import importlib.util
+import json
 import os
 import pickle
 import shutil
+import socket
 import subprocess
 import sys
 from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from functools import reduce
 from pathlib import Path
 from types import ModuleType
@@ -20,6 +24,7 @@ import pyarrow.parquet
 import pytest
 
 import lossd
+from lossd.engine import worker_process
 
 EXAMPLES = Path(__file__).parents[2] / "service/examples"
 ROWS, FILES = 90, 5
@@ -39,6 +44,41 @@ def whole(inputs: tuple[Any, Any], identity: Any) -> lossd.Run:
     return run
 
 
+# What stands for Python in the command that starts the ranks: each is forked from a process that has imported torch.
+RANK = """
+import json, os, socket, sys
+with socket.socket(socket.AF_UNIX) as connection:
+    connection.connect(sys.argv[1])
+    files = [0, 1, 2, int(os.environ["PMI_FD"])]
+    socket.send_fds(connection, [json.dumps(dict(os.environ)).encode()], files)
+    sys.exit(int(connection.recv(8)))
+"""
+
+
+def fork_ranks(server: socket.socket, command: list[str | Path]) -> None:
+    """Run a command for each connection, with its variables and files, until the server shuts down."""
+    with ExitStack() as stack:
+        ranks = []
+        while True:
+            try:
+                connection = stack.enter_context(server.accept()[0])
+            except OSError:
+                return
+            text, files, _, _ = socket.recv_fds(connection, 1 << 20, 4)
+            *streams, manager = files
+            environment = json.loads(text) | {"PMI_FD": str(manager), "OMP_NUM_THREADS": "1"}
+            rank = worker_process.subprocess.Popen(
+                list(map(str, command)), env=environment, pass_fds=[manager],
+                **dict(zip(("stdin", "stdout", "stderr"), streams, strict=True)),
+            )  # fmt: skip
+            for file in files:
+                os.close(file)
+            ranks.append((rank, connection))
+            if len(ranks) == 2:
+                for rank, connection in ranks:
+                    connection.send(str(rank.wait()).encode())
+
+
 def test_ranks_of_mpi_score_as_one_process(inputs: tuple[Any, Any], tmp_path: Path) -> None:
     mpiexec = shutil.which("mpiexec", path=f"{Path(sys.executable).parent}:{os.environ['PATH']}")
     if importlib.util.find_spec("mpi4py") is None or mpiexec is None:
@@ -46,9 +86,13 @@ def test_ranks_of_mpi_score_as_one_process(inputs: tuple[Any, Any], tmp_path: Pa
     for number in range(FILES):
         part = slice(number * ROWS // FILES, (number + 1) * ROWS // FILES)
         np.savez(tmp_path / f"{number}.npz", prediction=inputs[0][part], target=inputs[1][part])
-    command = [mpiexec, "-n", "2", sys.executable, EXAMPLES / "mpi_score.py", tmp_path / "*.npz"]
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), "OMP_NUM_THREADS": "1"}
-    run = subprocess.run(list(map(str, command)), capture_output=True, text=True, env=environment, check=False)
+    address = tmp_path / "forks"
+    command = [mpiexec, "-n", "2", sys.executable, "-I", "-S", "-c", RANK, address]
+    with socket.create_server(str(address), family=socket.AF_UNIX) as server, ThreadPoolExecutor(1) as threads:
+        forked = threads.submit(fork_ranks, server, [sys.executable, EXAMPLES / "mpi_score.py", tmp_path / "*.npz"])
+        run = subprocess.run(list(map(str, command)), capture_output=True, text=True, timeout=100, check=False)
+        server.shutdown(socket.SHUT_RDWR)
+        forked.result()
     assert run.returncode == 0, run.stderr
     result = whole(inputs, "position").result()
     assert run.stdout.split() == [result.targets, result.digest, str(ROWS)]
