@@ -47,20 +47,28 @@ def _averaged(score: int) -> Oracle:
     return lambda s: {"per_class" if a is None else a: scores[score] for a, scores in s.scores.items()}
 
 
+def _over_classes(s: Sample, per_class: Array, micro: float) -> dict[str, Any]:
+    """A score of each class, NaN for one in neither, with its means over the others."""
+    means = {"macro": _mean_over(per_class, np.ones(s.classes)), "micro": micro}
+    return {**means, "weighted": _weighted(per_class, s.matrix.sum(1)), "per_class": per_class}
+
+
 def _f_beta(s: Sample) -> Any:
-    common = {"beta": s.options.get("beta", 1.0), "sample_weight": s.weight, "zero_division": UNDEFINED}
-    answer = {a: sk.fbeta_score(s.true, s.said, average=a, **common) for a in ("macro", "micro", "weighted")}
-    per_class = sk.fbeta_score(s.true, s.said, average=None, labels=range(s.classes), **common)
-    return {**answer, "per_class": per_class}
+    per_class = sk.fbeta_score(
+        s.true, s.said, beta=s.options.get("beta", 1.0), average=None, labels=range(s.classes), sample_weight=s.weight,
+        zero_division=UNDEFINED,
+    )  # fmt: skip
+    return _over_classes(s, per_class, s.matrix.trace() / s.matrix.sum())
 
 
 def _jaccard(s: Sample) -> Any:
     """scikit-learn's Jaccard index has no NaN of its own: a class in neither is taken out by hand."""
-    common = {"sample_weight": s.weight, "zero_division": 0}
-    answer = {a: sk.jaccard_score(s.true, s.said, average=a, **common) for a in ("macro", "micro", "weighted")}
-    per_class = sk.jaccard_score(s.true, s.said, average=None, labels=range(s.classes), **common)
-    absent = ~np.isin(np.arange(s.classes), np.concatenate([s.true[s.weight > 0], s.said[s.weight > 0]]))
-    return {**answer, "per_class": np.where(absent, UNDEFINED, per_class)}
+    per_class = sk.jaccard_score(
+        s.true, s.said, average=None, labels=range(s.classes), sample_weight=s.weight, zero_division=0
+    )
+    absent = s.matrix.sum(0) + s.matrix.sum(1) == 0
+    hits = s.matrix.trace()
+    return _over_classes(s, np.where(absent, UNDEFINED, per_class), hits / (2 * s.matrix.sum() - hits))
 
 
 def _mean_over(values: Array, weights: Array) -> float:
@@ -123,7 +131,9 @@ def _kappa(s: Sample) -> Any:
 
 
 def _balanced(s: Sample) -> Any:
-    return quietly(sk.balanced_accuracy_score, s.true, s.said, sample_weight=s.weight)
+    """The mean recall of the classes that are in the target."""
+    actual = s.matrix.sum(1)
+    return (s.matrix.diagonal()[actual > 0] / actual[actual > 0]).mean() if actual.any() else UNDEFINED
 
 
 def _top_k(s: Sample) -> Any:
@@ -251,10 +261,16 @@ def _cell(row: int, column: int) -> Oracle:
     return lambda s: s.matrix[row, column]
 
 
-def _iou(s: Sample) -> Any:
-    cells = s.matrix
-    beneath = cells.sum() - cells[0, 0]
-    return sk.jaccard_score(s.true, s.said, sample_weight=s.weight) if beneath else UNDEFINED
+def _quotient(s: Sample, above: tuple[float, float, float, float], below: tuple[float, float, float, float]) -> float:
+    """One sum of tn, fp, fn and tp by another, each so many times."""
+    cells = s.matrix.ravel()
+    beneath = cells @ below
+    return cells @ above / beneath if beneath else UNDEFINED
+
+
+def _f_beta_plain(s: Sample) -> Any:
+    square = s.options.get("beta", 1.0) ** 2
+    return _quotient(s, (0, 0, 0, 1 + square), (0, 1, square, 1 + square))
 
 
 def _auroc(s: Sample) -> Any:
@@ -313,13 +329,11 @@ DECISIONS: dict[str, Oracle] = {
     "accuracy": lambda s: sk.accuracy_score(s.true, s.said, sample_weight=s.weight),
     "precision": _plain(0),
     "recall": _plain(1),
-    "specificity": lambda s: sk.recall_score(~s.true, ~s.said, sample_weight=s.weight, zero_division=UNDEFINED),
+    "specificity": lambda s: _quotient(s, (1, 0, 0, 0), (1, 1, 0, 0)),
     "f1": _plain(2),
-    "iou": _iou,
+    "iou": lambda s: _quotient(s, (0, 0, 0, 1), (0, 1, 1, 1)),
     "support": lambda s: s.weight[s.true].sum(),
-    "f_beta": lambda s: sk.fbeta_score(
-        s.true, s.said, beta=s.options.get("beta", 1.0), sample_weight=s.weight, zero_division=UNDEFINED
-    ),
+    "f_beta": _f_beta_plain,
     "balanced_accuracy": _balanced,
     "mcc": _mcc,
     "cohen_kappa": _kappa,

@@ -225,31 +225,21 @@ def _markedness(s: Sample) -> Any:
 
 
 def _likelihood(which: int) -> Oracle:
-    return lambda s: quietly(
-        sk.class_likelihood_ratios, s.true, s.said, labels=[False, True], sample_weight=s.weight,
-        replace_undefined_by=np.nan,
-    )[which]  # fmt: skip
-
-
-def _curve(s: Sample) -> tuple[Array, Array] | None:
-    if len(np.unique(s.true[s.weight > 0])) < 2:
-        return None
-    fpr, tpr, _ = sk.roc_curve(s.true, s.score, sample_weight=s.weight, drop_intermediate=False)
-    return fpr, tpr
+    return lambda s: s.likelihood_ratios[which]
 
 
 def _ks(s: Sample) -> Any:
-    if (curve := _curve(s)) is None:
+    if s.curve is None:
         return UNDEFINED
     if np.ptp(s.weight) == 0:
         return scipy.stats.ks_2samp(s.score[s.true], s.score[~s.true]).statistic
-    return np.abs(curve[0] - curve[1]).max()
+    return np.abs(s.curve[0] - s.curve[1]).max()
 
 
 def _eer(s: Sample) -> Any:
-    if (curve := _curve(s)) is None:
+    if s.curve is None:
         return UNDEFINED
-    for (x, y), (x_after, y_after) in itertools.pairwise(zip(*curve, strict=True)):
+    for (x, y), (x_after, y_after) in itertools.pairwise(zip(*s.curve, strict=True)):
         before, after = x + y - 1, x_after + y_after - 1
         if before <= 0 <= after:
             return x + (x_after - x) * before / (before - after)
@@ -273,14 +263,12 @@ def _thresholds(s: Sample) -> Iterator[tuple[float, tuple[float, float, float, f
     """Each score as the threshold, as answers name it, and the cells of its decisions."""
     scores = np.unique(s.score)[::-1]
     for position, score in enumerate(scores):
-        said = s.score >= score
-        cells = [s.weight[a & b].sum() for a, b in itertools.product((said, ~said), (s.true, ~s.true))]
         threshold = score
         if "distance_of" in s.options:
             unit = 8 * 2.0**-23 * {"distances": 0, "pairs": -scores[-1], "cosine_pairs": 1}[s.options["distance_of"]]
             last = position == len(scores) - 1
             threshold = np.nextafter(-score, np.inf) + unit if last else -(score + scores[position + 1]) / 2
-        yield threshold, tuple(cells)
+        yield threshold, s.cuts[position]
 
 
 def _best(field: str, option: str) -> Oracle:

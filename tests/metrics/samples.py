@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+import warnings
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
@@ -73,6 +75,32 @@ class Sample:
             )
             for average in averages
         }  # fmt: skip
+
+    @cached_property
+    def likelihood_ratios(self) -> tuple[float, float]:
+        """scikit-learn's likelihood ratios of yes and of no."""
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            return sk.class_likelihood_ratios(
+                self.true, self.said, labels=[False, True], sample_weight=self.weight, replace_undefined_by=np.nan
+            )
+
+    @cached_property
+    def curve(self) -> tuple[Array, Array] | None:
+        """Every point of scikit-learn's ROC curve: FPR and TPR; None unless there are both yes and no."""
+        if len(np.unique(self.true[self.weight > 0])) < 2:
+            return None
+        return sk.roc_curve(self.true, self.score, sample_weight=self.weight, drop_intermediate=False)[:2]
+
+    @cached_property
+    def cuts(self) -> list[tuple[float, float, float, float]]:
+        """tp, fp, fn and tn where each score is the threshold, by falling score."""
+        found = []
+        for score in np.unique(self.score)[::-1]:
+            said = self.score >= score
+            cells = itertools.product((said, ~said), (self.true, ~self.true))
+            found.append(tuple(self.weight[a & b].sum() for a, b in cells))
+        return found
 
     @cached_property
     def pooled(self) -> Sample:

@@ -133,7 +133,6 @@ IMAGES: dict[str, Any] = {"prediction": torch.tensor(EVEN)[..., None], "target":
 
 @pytest.mark.usefixtures("either_way")
 @pytest.mark.parametrize("either_way", ["compiled", "general"], indirect=True)
-@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16], ids=str)
 @pytest.mark.parametrize(
     ("loss", "inputs"),
     [
@@ -145,11 +144,12 @@ IMAGES: dict[str, Any] = {"prediction": torch.tensor(EVEN)[..., None], "target":
     ],
     ids=lambda of: of.get("name", "-".join(map(str, of["prediction"].shape)) if "prediction" in of else ""),
 )  # fmt: skip
-def test_probabilities_in_place_of_a_loss_s_logits_bring_a_warning(loss, inputs, dtype):
-    """Among others that look like logits, or are dropped; with metrics and without."""
-    inputs = {**inputs, "prediction": inputs["prediction"].to(dtype)}
-    logits = {**inputs, "prediction": inputs["prediction"] + 1}
-    for outputs in (["loss"], ["loss", "gradient", "metrics"]):
+def test_probabilities_in_place_of_a_loss_s_logits_bring_a_warning(loss, inputs):
+    """Among others that look like logits, or are dropped; with metrics and without; in each dtype."""
+    everything = ["loss", "gradient", "metrics"]
+    for dtype, outputs in ((torch.float64, everything), (torch.float32, ["loss"]), (torch.bfloat16, everything)):
+        inputs = {**inputs, "prediction": inputs["prediction"].to(dtype)}
+        logits = {**inputs, "prediction": inputs["prediction"] + 1}
         request = {"loss": loss, "outputs": outputs}
         answers = evaluating.together([request] * 3, [logits, inputs, logits])
         assert [SUSPECT in answer.warnings for answer in answers if not isinstance(answer, Problem)] == [
