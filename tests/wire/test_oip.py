@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import math
 import struct
@@ -12,7 +13,7 @@ from typing import Any
 import ml_dtypes
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 from tritonclient.http import InferResult
@@ -200,18 +201,17 @@ def test_every_datatype_is_read_from_binary(datatype: str) -> None:
         np.testing.assert_array_equal(array(values["x"]), np.array(expected, array(values["x"]).dtype))
 
 
-@pytest.mark.parametrize("shape", [[2], [2, 1], [1, 2]])
-@pytest.mark.parametrize("nested", [False, True])
 @pytest.mark.parametrize("datatype", [d for d in oip.DATATYPES if d not in ("FP16", "BF16")])
-def test_every_datatype_is_read_from_json(datatype: str, nested: bool, shape: list[int], parser: str) -> None:
+def test_every_datatype_is_read_from_json(datatype: str, parser: str) -> None:
     values = EXAMPLES[datatype]
-    data = np.array(values, object).reshape(shape).tolist() if nested else values
-    _, read = oip.decode_request(document({"name": "x", "shape": shape, "datatype": datatype, "data": data}), None)
-    if datatype == "BYTES":
-        assert read["x"] == [v.encode() for v in values]
-    else:
-        own = array(read["x"])
-        np.testing.assert_array_equal(own, np.array(values, own.dtype).reshape(shape), strict=True)
+    for shape, nested in itertools.product(([2], [2, 1], [1, 2]), (False, True)):
+        data = np.array(values, object).reshape(shape).tolist() if nested else values
+        _, read = oip.decode_request(document({"name": "x", "shape": shape, "datatype": datatype, "data": data}), None)
+        if datatype == "BYTES":
+            assert read["x"] == [v.encode() for v in values], (shape, nested)
+        else:
+            own = array(read["x"])
+            np.testing.assert_array_equal(own, np.array(values, own.dtype).reshape(shape), f"{nested}", strict=True)
 
 
 @pytest.mark.parametrize("datatype", ["FP16", "BF16"])
@@ -300,12 +300,16 @@ FAULTS: list[tuple[str, bytes, bytes, str]] = [
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize(("text", "data", "said"), [pytest.param(*f[1:], id=f[0]) for f in FAULTS])
-def test_a_fault_is_refused_with_its_reason(text: bytes, data: bytes, said: str, parser: str) -> None:
-    with pytest.raises(Problem) as refused:
-        oip.decode_request(text + data, len(text))
-    assert said in refused.value.detail
-    assert refused.value.status in (400, 413, 422)
+def test_a_fault_is_refused_with_its_reason(parser: str) -> None:
+    wrong = {}
+    for case, text, data, said in FAULTS:
+        try:
+            oip.decode_request(text + data, len(text))
+            wrong[case] = "read"
+        except Problem as refused:
+            if said not in refused.detail or refused.status not in (400, 413, 422):
+                wrong[case] = f"{refused.status} {refused.detail}"
+    assert wrong == {}
 
 
 @pytest.mark.parametrize("value", ["x", "-1", "1.5", "", "11", "9" * 30, "²"])
@@ -344,6 +348,7 @@ NAMES = st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=5
 SCALARS = st.text(st.characters(exclude_categories=["Cs"])) | st.integers(-(2**63), 2**63) | st.booleans()
 
 
+@settings(max_examples=50)
 @given(inputs=st.dictionaries(NAMES, tensors(), max_size=4), identity=st.none() | NAMES)
 def test_what_is_written_is_read(inputs: dict[str, oip.Value], identity: str | None) -> None:
     pieces, length = oip.encode_request(inputs, id=identity)
@@ -362,6 +367,7 @@ def test_what_is_written_is_read(inputs: dict[str, oip.Value], identity: str | N
             np.testing.assert_array_equal(stock_client.as_numpy(name), value.numpy(), strict=True)
 
 
+@settings(max_examples=50)
 @given(value=tensors())
 def test_what_is_written_as_json_is_read(value: oip.Value) -> None:
     if isinstance(value, Tensor) and not oip.BY_DTYPE[value.dtype].as_json:
@@ -386,6 +392,7 @@ JSON = st.recursive(
 )
 
 
+@settings(max_examples=50)
 @given(
     fields=st.fixed_dictionaries(
         {},

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json as stdlib
 import struct
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from safetensors import torch as reference
@@ -44,32 +45,34 @@ def bits(tensor: torch.Tensor) -> bytes:
 SHAPES = [(), (1,), (3, 5), (2, 0, 3), (0,), (1, 2, 1, 2, 1, 2, 1, 2)]
 
 
-@pytest.mark.parametrize("shape", SHAPES, ids=str)
 @pytest.mark.parametrize("name", DTYPES)
-def test_what_the_reference_writes_is_read(name: str, shape: tuple[int, ...], parser: str) -> None:
-    saved = {"a": sample(name, shape), "b": sample("uint8", (3,))}
-    tensors, metadata = safetensors.decode(reference.save(saved, {"request": '{"loss":{"name":"mse"}}', "ü": '\\"'}))
-    assert metadata == {"request": '{"loss":{"name":"mse"}}', "ü": '\\"'}
-    assert tensors.keys() == saved.keys()
-    for key, tensor in tensors.items():
-        assert (tensor.dtype, tensor.shape) == (str(saved[key].dtype).removeprefix("torch."), tuple(saved[key].shape))
-        assert bytes(tensor.data) == bits(saved[key])
+def test_what_the_reference_writes_is_read(name: str, parser: str) -> None:
+    for shape in SHAPES:
+        saved = {"a": sample(name, shape), "b": sample("uint8", (3,))}
+        words = {"request": '{"loss":{"name":"mse"}}', "ü": '\\"'}
+        tensors, metadata = safetensors.decode(reference.save(saved, words))
+        assert metadata == words, shape
+        assert tensors.keys() == saved.keys(), shape
+        for key, tensor in tensors.items():
+            assert (tensor.dtype, tensor.shape) == (str(saved[key].dtype).removeprefix("torch."), saved[key].shape)
+            assert bytes(tensor.data) == bits(saved[key]), shape
 
 
-@pytest.mark.parametrize("shape", SHAPES, ids=str)
 @pytest.mark.parametrize("name", DTYPES)
-def test_what_is_written_the_reference_reads(name: str, shape: tuple[int, ...], parser: str) -> None:
-    original = sample(name, shape)
+def test_what_is_written_the_reference_reads(name: str, parser: str) -> None:
     small = Tensor.of(np.arange(3, dtype=np.uint8))
-    pieces = safetensors.encode(
-        {"small": small, "a": Tensor(name, shape, memoryview(bits(original)))}, {"request": "{}"}
-    )
-    loaded = reference.load(b"".join(pieces))
-    assert loaded["a"].dtype == original.dtype
-    assert torch.equal(loaded["a"], original)
-    assert loaded["small"].tolist() == [0, 1, 2]
+    for shape in SHAPES:
+        original = sample(name, shape)
+        pieces = safetensors.encode(
+            {"small": small, "a": Tensor(name, shape, memoryview(bits(original)))}, {"request": "{}"}
+        )
+        loaded = reference.load(b"".join(pieces))
+        assert loaded["a"].dtype == original.dtype, shape
+        assert torch.equal(loaded["a"], original), shape
+        assert loaded["small"].tolist() == [0, 1, 2], shape
 
 
+@settings(max_examples=50)
 @given(
     arrays=st.dictionaries(
         st.text(max_size=8).filter(lambda name: name != "__metadata__"),
@@ -202,12 +205,21 @@ BROKEN = {
 }
 
 
-@pytest.mark.parametrize("case", BROKEN)
-def test_a_broken_file_is_refused_with_its_fault(case: str, parser: str) -> None:
-    body, message = BROKEN[case]
-    with pytest.raises(MalformedBody) as caught:
-        safetensors.decode(body)
-    assert message in caught.value.detail
+def refusals(bodies: Mapping[str, bytes]) -> dict[str, str]:
+    """Return the detail of the error that each body is refused with; "read" of one that is not."""
+    found = {}
+    for case, body in bodies.items():
+        try:
+            safetensors.decode(body)
+            found[case] = "read"
+        except MalformedBody as error:
+            found[case] = error.detail
+    return found
+
+
+def test_a_broken_file_is_refused_with_its_fault(parser: str) -> None:
+    found = refusals({case: body for case, (body, _) in BROKEN.items()})
+    assert {case: detail for case, detail in found.items() if BROKEN[case][1] not in detail} == {}
 
 
 def test_more_tensors_than_a_message_may_have_are_too_large(parser: str) -> None:
@@ -231,11 +243,9 @@ DUPLICATED = {
 }
 
 
-@pytest.mark.parametrize("case", DUPLICATED)
-def test_a_name_that_occurs_twice_is_an_error(case: str, parser: str) -> None:
-    body = file(DUPLICATED[case], bytes(4))
-    with pytest.raises(MalformedBody, match="twice"):
-        safetensors.decode(body)
+def test_a_name_that_occurs_twice_is_an_error(parser: str) -> None:
+    found = refusals({case: file(header, bytes(4)) for case, header in DUPLICATED.items()})
+    assert {case: detail for case, detail in found.items() if "twice" not in detail} == {}
 
 
 @given(st.dictionaries(st.text('"\\aé{}:', max_size=6), st.text('"\\aé{}:,', max_size=12), max_size=4), st.booleans())
