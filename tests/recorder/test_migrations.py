@@ -7,13 +7,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import sqlalchemy as sa
 from alembic.autogenerate import compare_metadata
 from alembic.config import Config
 from alembic.migration import MigrationContext
 from alembic.script import ScriptDirectory
 from hatchling.builders.wheel import WheelBuilder
+from sqlalchemy.engine import Connection
 
-from lossd.recorder.schema import METADATA, VERSION, VERSION_TABLE
+from lossd.recorder.database import _upgrade
+from lossd.recorder.schema import METADATA, VERSION, VERSION_TABLE, VERSIONS
 from lossd.recorder.store import Store
 from lossd_client.errors import BatchConflict, DuplicateRows, RunSealed
 from recorder.reports import batch, count_one, document, state
@@ -34,14 +37,44 @@ def test_each_schema_has_a_database_in_the_tests() -> None:
     assert sorted(revisions) == [path.stem for path in SCHEMAS], "run tests/recorder/schemas/make.py"
 
 
-def test_the_migrations_make_the_tables_that_the_code_uses(url: str) -> None:
+def storage(connection: Connection) -> list[tuple[str, str]]:
+    """How PostgreSQL keeps each column of states."""
+    if connection.dialect.name != "postgresql":
+        return []
+    kept = "SELECT attname, attstorage FROM pg_attribute WHERE attrelid = 'states'::regclass AND attnum > 0"
+    return sorted(map(tuple, connection.exec_driver_sql(kept)))
+
+
+def test_a_new_database_and_the_migrations_have_the_tables_that_the_code_uses(url: str) -> None:
+    """Those of a new database are dropped, and made again by all migrations."""
+    options = {"version_table": VERSION_TABLE, "compare_type": True, "compare_server_default": True}
+
+    def described(connection: Connection) -> tuple[Any, ...]:
+        differences = compare_metadata(MigrationContext.configure(connection, opts=options), METADATA)
+        version = connection.exec_driver_sql(f"SELECT * FROM {VERSION_TABLE}").all()
+        inspected = sa.inspect(connection)
+        keys = {name: inspected.get_pk_constraint(name) for name in (*METADATA.tables, VERSION_TABLE)}
+        unique = inspected.get_unique_constraints("runs")
+        return (
+            differences,
+            version,
+            keys,
+            unique,
+            inspected.get_columns(VERSION_TABLE)[0]["nullable"],
+            storage(connection),
+        )
+
+    def migrated(connection: Connection) -> None:
+        METADATA.drop_all(connection)
+        VERSIONS.drop(connection)
+        _upgrade(connection, None, "it")
+
     store = Store(url)
     store.open()
-    options = {"version_table": VERSION_TABLE, "compare_type": True, "compare_server_default": True}
-    differences = store._run(
-        lambda connection: compare_metadata(MigrationContext.configure(connection, opts=options), METADATA)
-    )
-    assert differences == []
+    new = store._run(described)
+    store._run(migrated)
+    assert new[0] == []
+    assert store._run(described) == new
     store.close()
 
 

@@ -30,7 +30,7 @@ from lossd.recorder.files import (
     is_of_host,
     make_folder,
 )
-from lossd.recorder.schema import METADATA, VERSION, VERSION_TABLE
+from lossd.recorder.schema import METADATA, VERSION, VERSION_TABLE, VERSIONS
 from lossd.recorder.statements import cursor_of
 from lossd_client.errors import InternalError, Problem, StorageFull, Unavailable
 
@@ -278,8 +278,18 @@ class Database:
                 f"{self} has a table {min(names & METADATA.tables.keys())} that is not lossd's; give lossd a database "
                 "of its own"
             )
-        if found != VERSION:
+        if VERSION_TABLE not in names:
+            create_tables(connection)
+            log.info("the schema of %s is %s, before none", self, VERSION)
+        elif found != VERSION:
             _upgrade(connection, found, str(self))
+
+
+def create_tables(connection: Connection) -> None:
+    """Make the newest schema in a database that has none, as all migrations would, in the connection's transaction."""
+    VERSIONS.create(connection)
+    METADATA.create_all(connection)
+    connection.execute(VERSIONS.insert().values(version_num=VERSION))
 
 
 def _upgrade(connection: Connection, found: str | None, name: str) -> None:
@@ -288,7 +298,7 @@ def _upgrade(connection: Connection, found: str | None, name: str) -> None:
     Raises:
         StoreError: The schema is newer than this lossd.
     """
-    from alembic import command  # half a second, which only the first start pays
+    from alembic import command  # half a second, which only the first start of a new version pays
     from alembic.config import Config
     from alembic.script import ScriptDirectory
 

@@ -1,4 +1,4 @@
-"""The tables of the store. Alembic's migrations make them; tests compare both.
+"""The tables of the store. A new database has them at once; Alembic's migrations make them of earlier ones.
 
 Numbers come before long texts in ``runs``: SQLite reads a row from its start, and a sum of ``bytes`` then reads no
 document. No table refers to another with a foreign key, because a deleted run loses its rows piece by piece. Times are
@@ -12,6 +12,7 @@ from sqlalchemy import (
     BigInteger,
     Boolean,
     Column,
+    Connection,
     Double,
     Index,
     LargeBinary,
@@ -21,16 +22,27 @@ from sqlalchemy import (
     Table,
     Text,
     UniqueConstraint,
+    event,
     text,
 )
 
-__all__ = ["BATCHES", "DELETED", "METADATA", "OPEN", "RUNS", "SEALED", "STATES", "VERSION", "VERSION_TABLE"]
+__all__ = [
+    "BATCHES", "DELETED", "METADATA", "OPEN", "RUNS", "SEALED", "STATES", "VERSION", "VERSIONS", "VERSION_TABLE",
+]  # fmt: skip
 
 VERSION = "0003"
 """The newest migration. With it in the database, Alembic need not be imported."""
 
 VERSION_TABLE = "lossd_schema"
 """Alembic's table; its usual name may be another program's in a database that both share."""
+
+VERSIONS = Table(
+    VERSION_TABLE,
+    MetaData(),
+    Column("version_num", String(32), nullable=False),
+    PrimaryKeyConstraint("version_num", name=f"{VERSION_TABLE}_pkc"),
+)
+"""As Alembic makes it."""
 
 OPEN, SEALED, DELETED = "open", "sealed", "deleted"
 """The statuses of a run. No reader finds a deleted one; its rows are removed piece by piece."""
@@ -105,3 +117,12 @@ STATES = Table(
     Column("state", LargeBinary, nullable=False),  # one state of all of them, or theirs joined
     PrimaryKeyConstraint("run", "ordinal"),
 )
+
+
+def _store_as_it_is(_table: Table, connection: Connection, **_options: object) -> None:
+    """Let PostgreSQL compress no state, because all are compressed."""
+    if connection.dialect.name == "postgresql":
+        connection.exec_driver_sql("ALTER TABLE states ALTER COLUMN state SET STORAGE EXTERNAL")
+
+
+event.listen(STATES, "after_create", _store_as_it_is)
