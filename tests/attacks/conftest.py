@@ -16,7 +16,7 @@ LIMITS = {
 }
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="package")
 def service() -> Iterator[Running]:
     """A service with small limits, which has lost nothing when the tests are done with it."""
     with running(**LIMITS) as service:
@@ -27,7 +27,7 @@ def service() -> Iterator[Running]:
         assert service.engine.pool.in_use == 0
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="package")
 def http(service: Running) -> Iterator[httpx.Client]:
     with httpx.Client(base_url=service.url, timeout=30) as http:
         yield http

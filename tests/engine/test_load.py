@@ -24,7 +24,7 @@ from lossd.request.planning import make_plan
 from serving import Running, running
 
 MSE = {"loss": {"name": "mse"}, "inputs": {"prediction": [1.0, 2.0], "target": [3.0, 1.0]}}
-ROWS = 1200
+ROWS = 800
 
 
 def pairs(rows: int) -> dict[str, object]:
