@@ -18,6 +18,7 @@ from execnet.gateway_base import ThreadExecModel
 from warm import WarmProcess
 
 TESTS = Path(__file__).parent
+LATE = ("torch.fx.experimental.symbolic_shapes", "torch._dynamo")  # torch imports them with a derivative: 1.7 s
 IMPORTED = re.compile(r"^(?:from|import) ([\w.]+)", re.MULTILINE)
 
 
@@ -30,7 +31,7 @@ def pytest_xdist_setupnodes(config: pytest.Config) -> None:
     config.add_cleanup(cleanup.close)
     cleanup.enter_context(closing(warm))
     cleanup.enter_context(patch.object(ThreadExecModel, "subprocess", warm))
-    warm.import_before(["process", *imported(paths)])
+    warm.import_before(["process", *LATE, *imported(paths)])
     rewrite_assertions(config, paths)
 
 

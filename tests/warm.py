@@ -42,7 +42,7 @@ MAINS = {
     "lossd.engine.worker": ("lossd.engine.worker", "lossd.compiled.recipes"),
     "lossd.recorder": ("lossd.recorder.__main__", "lossd.recorder.store"),
     "lossd.pictures.plots": ("lossd.pictures.plots", "matplotlib.backends.backend_svg"),
-    "lossd.cli": ("lossd.cli", "lossd.api.server"),
+    "lossd.cli": ("lossd.cli", "lossd.api.server", "uvicorn.loops.uvloop", "uvicorn.lifespan.on"),
 }
 
 
@@ -296,14 +296,16 @@ def run_and_end(command: Sequence[str]) -> None:
 
 if __name__ == "__main__":
     from lossd import cli
-    from lossd.api import drawing
+    from lossd.api import create_app, drawing
     from lossd.compiled.building import load_kept, pending
     from lossd.compiled.compile_order import KERNELS
     from lossd.compiled.store import CodeStore
+    from lossd.configuration.settings import Settings
     from lossd.engine import worker, worker_process  # noqa: F401
     from lossd.fronts import FrontConfig, parent
     from lossd.recorder import keeper
 
+    create_app(Settings(engine="inline"))  # what is imported or made with the first one is there for all
     gc.freeze()
     command = serve(socket.socket(fileno=int(sys.argv[1])))
     while command is not None and (TESTS in command or ("lossd.cli" in command and not FrontConfig.in_environment())):
