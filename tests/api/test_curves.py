@@ -94,7 +94,7 @@ def test_a_png_is_a_picture(service: Running) -> None:
 
 
 def test_the_same_address_is_drawn_once(service: Running, monkeypatch: pytest.MonkeyPatch) -> None:
-    path = "mae/curve.svg?points=9"
+    path = "mse/curve.svg?points=9"
     first = get(service, path)
     monkeypatch.setattr(drawing, "_draw", None)  # not called again
     again = get(service, path)
@@ -105,7 +105,7 @@ def test_the_same_address_is_drawn_once(service: Running, monkeypatch: pytest.Mo
 
 
 def test_equal_documents_give_equal_bytes(service: Running) -> None:
-    one, other = (get(service, f"log_cosh/curve.svg?points={points}") for points in ("9", "09"))
+    one, other = (get(service, f"mse/curve.svg?points={points}") for points in ("9", "09"))
     assert one.content == other.content, "drawn by two processes"
     assert one.headers["etag"] == other.headers["etag"]
 

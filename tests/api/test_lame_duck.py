@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import signal
 import ssl
-import subprocess
 import sys
 import time
 from contextlib import suppress
@@ -18,6 +17,7 @@ from api.test_drain import Ledger, one_client
 from chaos.bodies import HEADERS, PATH, focal
 from chaos.http import BrokenError, Connection, head
 from chaos.service import Service, served
+from lossd.engine import worker_process
 from serving import certificate, command
 
 PERIOD_S = 2.0
@@ -139,14 +139,14 @@ def test_under_tls_and_for_lossd_health(tmp_path: Path) -> None:
         httpx.Client(base_url=url, verify=context, timeout=30) as kept,
     ):
         health = [sys.executable, "-m", "lossd.cli", "health", "--port", url.rpartition(":")[2]]
-        assert subprocess.run(health, capture_output=True, timeout=60).returncode == 0
+        assert worker_process.subprocess.run(health, capture_output=True, timeout=60).returncode == 0
         assert "connection" not in kept.get("/health/ready").headers
         process.send_signal(signal.SIGTERM)
         while (answer := kept.get("/health/ready")).status_code == 200:  # the signal is not there yet
             pass
         assert answer.json()["type"] == "/problems/unavailable"
         assert answer.headers["connection"] == "close"
-        asked = subprocess.run(health, capture_output=True, text=True, timeout=60)
+        asked = worker_process.subprocess.run(health, capture_output=True, text=True, timeout=60)
         assert asked.returncode == 1
         assert "shutting down" in asked.stderr
         answer = httpx.get(f"{url}/health/live", verify=context, timeout=30)
