@@ -17,6 +17,7 @@ from torch import Tensor
 from torch.nn import functional
 
 import lossd.losses
+from gathering import in_one_item
 from lossd.losses import elementary, operations
 from losses.test_splitting import SHARED, threads
 
@@ -93,7 +94,7 @@ def ways(function: Callable[..., Tensor], arguments: tuple[Tensor, ...]) -> Iter
 
 
 @pytest.mark.parametrize("dtype", FLOATS, ids=str)
-@pytest.mark.parametrize("name", [*OURS, *CLEAN])
+@in_one_item("name", [*OURS, *CLEAN])
 def test_a_value_and_its_slope_depend_on_the_argument_alone(name: str, dtype: torch.dtype) -> None:
     function, draws = (OURS | CLEAN)[name]
     for n in (63, 64, 67):
@@ -233,10 +234,9 @@ def faults(tree: ast.AST) -> Iterator[str]:
                 yield f"line {node.lineno}: {ast.unparse(node)}"
 
 
-@pytest.mark.parametrize(
+@in_one_item(
     "path",
     [p for p in chain(*((SOURCES / room).glob("*.py") for room in ("losses", "metrics"))) if p.stem != "elementary"],
-    ids=lambda path: f"{path.parent.name}.{path.stem}",
 )
 def test_no_loss_and_no_metric_uses_what_depends_on_the_position(path: Path) -> None:
     found = list(faults(ast.parse(path.read_text())))

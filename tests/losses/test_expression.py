@@ -16,6 +16,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from evaluating import alone
+from gathering import in_one_item
 from lossd.losses.formula import FormulaError
 from lossd.losses.formula_parser import MAX_STEPS, parse
 from lossd.losses.operations import OPERATIONS
@@ -49,8 +50,8 @@ def slope(text: str, x: Tensor) -> Tensor:
 # What a formula means
 
 
-@pytest.mark.parametrize(
-    ("text", "expected"),
+@in_one_item(
+    "text, expected",
     [
         ("1 + 2 * 3", 7),
         ("(1 + 2) * 3", 9),
@@ -159,7 +160,7 @@ def test_every_function_is_tried() -> None:
     assert [name for name in OPERATIONS if name.isidentifier() and f"{name}(" not in tried] == []
 
 
-@pytest.mark.parametrize(("text", "by_hand"), FUNCTIONS, ids=[text for text, _ in FUNCTIONS])
+@in_one_item("text, by_hand", FUNCTIONS)
 def test_value_and_gradient_are_those_written_by_hand(text: str, by_hand: Callable[..., Tensor]) -> None:
     x, y = X.clone().requires_grad_(), Y.clone().requires_grad_()
     found, expected = value(text, {"x": x, "y": y}), by_hand(x, y)
@@ -169,14 +170,14 @@ def test_value_and_gradient_are_those_written_by_hand(text: str, by_hand: Callab
     torch.testing.assert_close(own, hand, rtol=1e-11, atol=1e-12)
 
 
-@pytest.mark.parametrize("text", [text for text, _ in FUNCTIONS])
+@in_one_item("text", [text for text, _ in FUNCTIONS])
 def test_gradients_equal_finite_differences(text: str) -> None:
     leaves = (X.clone().requires_grad_(), Y.clone().requires_grad_())
     assert torch.autograd.gradcheck(lambda x, y: value(text, {"x": x, "y": y}), leaves, fast_mode=True)
 
 
-@pytest.mark.parametrize(
-    ("text", "x", "expected", "gradient"),
+@in_one_item(
+    "text, x, expected, gradient",
     [
         ("softplus(x)", [-1e3, 30.0, 1e3], [0.0, 30 + math.exp(-30), 1e3], [0.0, 1 - math.exp(-30), 1.0]),
         ("logsigmoid(x)", [-1e3, -30.0, 1e3], [-1e3, -30 - math.exp(-30), 0.0], [1.0, 1 - math.exp(-30), 0.0]),
@@ -203,7 +204,6 @@ def test_gradients_equal_finite_differences(text: str) -> None:
         ("erf(x)", [0.0, 1e-300, 30.0, -math.inf], [0.0, 1e-300 * PER_ROOT, 1.0, -1.0], [PER_ROOT, PER_ROOT, 0.0, 0.0]),
         ("sort(x)", [math.inf, -0.0, -math.inf], [-math.inf, 0.0, math.inf], [1.0, 1.0, 1.0]),
     ],
-    ids=lambda v: v if isinstance(v, str) else None,
 )
 def test_extremes_come_out_as_stated(text: str, x: list[float], expected: Any, gradient: list[float]) -> None:
     tensor = torch.tensor(x, dtype=torch.float64)
@@ -299,7 +299,7 @@ def test_nothing_flows_back_past_a_stop() -> None:
     assert float(value("stop(3)")) == 3
 
 
-@pytest.mark.parametrize("text", [text for text, _ in FUNCTIONS])
+@in_one_item("text", [text for text, _ in FUNCTIONS])
 def test_second_derivatives_equal_finite_differences(text: str) -> None:
     leaves = (X.clone().requires_grad_(), Y.clone().requires_grad_())
     # A function of the value whose second derivative is not 0 even if the value's is.
@@ -311,8 +311,8 @@ def test_an_infinite_slope_that_counts_stays_infinite() -> None:
     assert slope("sum(sqrt(x))", torch.tensor([0.0, 1.0])).tolist() == [math.inf, 0.5]
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
-@pytest.mark.parametrize("text", [text for text, _ in FUNCTIONS])
+@in_one_item("dtype", [torch.float32, torch.float64])
+@in_one_item("text", [text for text, _ in FUNCTIONS])
 def test_numbers_never_change_the_dtype(text: str, dtype: torch.dtype) -> None:
     assert value(text, {"x": X.to(dtype), "y": Y.to(dtype)}).dtype == dtype
     assert value(f"{text} * k", {"x": X.to(dtype), "y": Y.to(dtype)}, k=2.0).dtype == dtype
@@ -321,8 +321,8 @@ def test_numbers_never_change_the_dtype(text: str, dtype: torch.dtype) -> None:
 # Shapes
 
 
-@pytest.mark.parametrize(
-    ("text", "expected"),
+@in_one_item(
+    "text, expected",
     [
         ("x", (4, 3)),
         ("x + 1", (4, 3)),
@@ -476,7 +476,7 @@ HOSTILE = {
 }
 
 
-@pytest.mark.parametrize("text", HOSTILE.values(), ids=HOSTILE)
+@in_one_item("text", HOSTILE.values())
 def test_anything_else_is_refused_at_once(text: str) -> None:
     began = time.thread_time()
     with pytest.raises(InvalidRequest) as refused:

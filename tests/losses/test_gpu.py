@@ -8,11 +8,11 @@ import pytest
 import torch
 
 from evaluating import Evaluated, alone, together
+from gathering import in_one_item
 from losses.case import Case, Composition, Parameters
 from losses.cases_composed import COMPOSITIONS
 from losses.test_batching import requests, row_counts
 from losses.test_values import ROWS
-from rows import each_row
 from serving import running
 
 pytestmark = [
@@ -31,7 +31,7 @@ def assert_equal(on_gpu: object, on_cpu: object, within: float) -> None:
         torch.testing.assert_close(on_gpu.gradient(name), gradient, rtol=100 * within, atol=within)
 
 
-@each_row(ROWS)
+@in_one_item("case, parameters", [row.values for row in ROWS])
 def test_a_batch_on_the_gpu_equals_the_cpu(case: Case, parameters: Parameters) -> None:
     asked = [{**request, "outputs": [*request["outputs"], "metrics"]} for request in requests(case, parameters)]
     for dtype, within in ((torch.float64, 1e-10), (torch.float32, 1e-5)):

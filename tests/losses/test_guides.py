@@ -6,8 +6,7 @@ import re
 import tomllib
 from importlib import resources
 
-import pytest
-
+from gathering import in_one_item
 from lossd.losses import REGISTRY, guides
 from lossd.losses.guides import guide
 from lossd.losses.registry import Loss
@@ -45,7 +44,7 @@ def names_of(loss: Loss) -> set[str]:
     return inputs | set(loss.model.model_fields)
 
 
-EVERY = pytest.mark.parametrize("loss", REGISTRY.values(), ids=REGISTRY)
+EVERY = in_one_item("loss", REGISTRY.values())
 
 
 @EVERY

@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from evaluating import alone
+from gathering import in_one_item
 
 INF = math.inf
 SIGMOID = 1 / (1 + math.exp(-0.5))
@@ -37,10 +38,8 @@ REGION = {"smooth": 0.0}
 ONE_MINUS = 1 - SIGMOID
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
-@pytest.mark.parametrize(
-    ("loss", "inputs", "value", "gradient"),
-    [
+@in_one_item("dtype", [torch.float32, torch.float64])
+@in_one_item("loss, inputs, value, gradient", [
         ({"name": "bce_with_logits"}, LOGITS, SOFTPLUS / 2, [[0.0, -ONE_MINUS / 2]]),
         ({"name": "bce_with_logits"}, {"prediction": [INF, 1.0], "target": [1.0, 0.0]},
          math.log1p(math.e) / 2, [0.0, SECOND / 2]),
@@ -84,7 +83,6 @@ ONE_MINUS = 1 - SIGMOID
         ({"name": "bce_dice", "smooth": 0.0}, {"prediction": [[INF, -INF]], "target": [[1, 0]]}, 0.0, [[0.0, 0.0]]),
         ({"name": "ce_dice", "smooth": 0.0}, DENSE, 0.0, [[[0.0, 0.0], [0.0, 0.0]]]),
     ],
-    ids=str,
 )  # fmt: skip
 def test_infinite_and_right(
     loss: Mapping[str, Any], inputs: Mapping[str, Any], value: float, gradient: Any, dtype: torch.dtype
@@ -97,9 +95,9 @@ def test_infinite_and_right(
         torch.testing.assert_close(answer.gradient(), wanted, rtol=1e-5, atol=1e-12)
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
-@pytest.mark.parametrize(
-    ("name", "inputs"),
+@in_one_item("dtype", [torch.float32, torch.float64])
+@in_one_item(
+    "name, inputs",
     [
         ("bce_with_logits", {"prediction": [-INF, 1.0], "target": [0.9, 0.0]}),
         ("sigmoid_focal", {"prediction": [INF], "target": [0]}),
@@ -119,8 +117,8 @@ def test_infinite_and_wrong(name: str, inputs: Mapping[str, Any], dtype: torch.d
     assert "non_finite" in answer.warnings
 
 
-@pytest.mark.parametrize("prediction", [[[INF, INF, 0.0]], [[-INF, -INF, -INF]], [[INF, math.nan, 0.0]]])
-@pytest.mark.parametrize("name", ["cross_entropy", "focal", "soft_f1"])
+@in_one_item("prediction", [[[INF, INF, 0.0]], [[-INF, -INF, -INF]], [[INF, math.nan, 0.0]]])
+@in_one_item("name", ["cross_entropy", "focal", "soft_f1"])
 def test_scores_without_a_softmax_have_none(name: str, prediction: Any) -> None:
     assert evaluated({"name": name}, {"prediction": prediction, "target": [0]}, torch.float32).loss == "NaN"
 
@@ -137,10 +135,10 @@ def test_the_lowest_number_stands_for_minus_infinity(target: Any, dtype: torch.d
     torch.testing.assert_close(answer.gradient(), wanted, rtol=1e-6, atol=0)
 
 
-@pytest.mark.parametrize("dtype", [torch.float16, torch.float32, torch.float64], ids=str)
-@pytest.mark.parametrize("gamma", [0.0, 0.5, 2.0, 100.0])
-@pytest.mark.parametrize("size", ["max", "tiny", "smallest_normal"])
-@pytest.mark.parametrize("target", [[1, 0], [1.0, 0.0], [0.5, 0.5]])
+@in_one_item("dtype", [torch.float16, torch.float32, torch.float64])
+@in_one_item("gamma", [0.0, 0.5, 2.0, 100.0])
+@in_one_item("size", ["max", "tiny", "smallest_normal"])
+@in_one_item("target", [[1, 0], [1.0, 0.0], [0.5, 0.5]])
 def test_sigmoid_focal_is_finite_at_the_limits_of_every_dtype(
     target: Any, size: str, gamma: float, dtype: torch.dtype
 ) -> None:

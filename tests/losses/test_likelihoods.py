@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from evaluating import alone
+from gathering import in_one_item
 
 DIGITS = 50
 
@@ -30,8 +31,8 @@ pytestmark = [
 ]
 
 
-@pytest.mark.parametrize("alpha", [1e-12, 1e-8, 1e-4, 0.0099, 0.0101, 0.5, 30.0, 1e6])
-@pytest.mark.parametrize(("mean", "count"), [(2.0, 0.0), (2.0, 3.0), (700.0, 1000.0)])
+@in_one_item("alpha", [1e-12, 1e-8, 1e-4, 0.0099, 0.0101, 0.5, 30.0, 1e6])
+@in_one_item("mean, count", [(2.0, 0.0), (2.0, 3.0), (700.0, 1000.0)])
 def test_a_negative_binomial_keeps_its_digits(alpha: float, mean: float, count: float) -> None:
     def nll(a: mpmath.mpf) -> mpmath.mpf:
         r = 1 / a
@@ -50,8 +51,8 @@ def test_a_negative_binomial_keeps_its_digits(alpha: float, mean: float, count: 
     assert own[2] == pytest.approx(wanted[2], rel=1e-6)
 
 
-@pytest.mark.parametrize("df", [0.3, 4.0, 199.0, 201.0, 1e4, 1e8])
-@pytest.mark.parametrize("error", [0.0, 1.5, 1e3])
+@in_one_item("df", [0.3, 4.0, 199.0, 201.0, 1e4, 1e8])
+@in_one_item("error", [0.0, 1.5, 1e3])
 def test_student_t_keeps_its_digits(df: float, error: float) -> None:
     def nll(v: mpmath.mpf) -> mpmath.mpf:
         z = mpmath.mpf(error) / 2

@@ -18,6 +18,7 @@ from sklearn.metrics import (
 from torch.nn import functional
 
 from evaluating import alone
+from gathering import in_one_item
 from lossd.losses import REGISTRY
 from lossd.losses.lookup import find_loss
 from lossd.losses.names import METRICS, NOT_HERE, NOT_QUITE, SYNONYMS, folded, meaning
@@ -32,7 +33,7 @@ def hint(name: str) -> str:
     return str(told.value)
 
 
-@pytest.mark.parametrize(("name", "ours"), SYNONYMS.items())
+@in_one_item("name, ours", SYNONYMS.items())
 def test_a_synonym_leads_to_a_loss(name: str, ours: str) -> None:
     assert ours in REGISTRY
     if name not in REGISTRY:
@@ -40,8 +41,8 @@ def test_a_synonym_leads_to_a_loss(name: str, ours: str) -> None:
     assert name not in NOT_QUITE
 
 
-@pytest.mark.parametrize(
-    ("name", "ours"),
+@in_one_item(
+    "name, ours",
     [
         ("dice_ce", "ce_dice"),
         ("DiceCELoss", "ce_dice"),
@@ -89,7 +90,7 @@ def test_each_name_stands_in_the_table_once() -> None:
     assert len({folded(name) for name in METRICS}) == len(METRICS)
 
 
-@pytest.mark.parametrize(("name", "ours"), METRICS.items())
+@in_one_item("name, ours", METRICS.items())
 def test_a_metric_by_another_name_is_one(name: str, ours: str) -> None:
     assert any(ours in of_task for of_task in TASK_METRICS.values())
     assert not any(name in of_task for of_task in TASK_METRICS.values())
@@ -109,7 +110,7 @@ def test_what_is_not_here_points_at_no_loss() -> None:
         assert "did you mean" not in hint(name)
 
 
-@pytest.mark.parametrize("name", NOT_QUITE)
+@in_one_item("name", NOT_QUITE)
 def test_what_is_not_quite_the_same_is_said_to_be(name: str) -> None:
     assert name not in REGISTRY
     for spelled in (name, f"{name}_loss", f"{name}-loss".upper(), name.title().replace("_", "") + "Loss"):

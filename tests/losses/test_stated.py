@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from evaluating import alone
+from gathering import in_one_item
 from lossd.request.planning import make_plan
 from losses.case import Case, Refused, Stated, tensors
 from losses.cases import CASES
@@ -79,7 +80,7 @@ def test_is_refused_with_a_message_that_says_what_to_do(case: Case, refused: Ref
         alone({"loss": {"name": case.name, **refused.parameters}}, inputs)
 
 
-@pytest.mark.parametrize("case", CASES, ids=str)
+@in_one_item("case", CASES)
 def test_the_default_request_wants_the_prediction_or_every_differentiable_input(case: Case) -> None:
     differentiable = make_plan({"loss": {"name": case.name}}).loss.differentiable
     answer = alone({"loss": {"name": case.name}}, case.inputs(case.parameters[0]))

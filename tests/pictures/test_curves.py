@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 import lossd
+from gathering import in_one_item
 from lossd.losses import REGISTRY
 from lossd.pictures.axes import all_axes, axes_of
 from lossd.pictures.curves import MAX_LINES, OPTIONS, Curve, Line, PointAnswer, curve
@@ -64,7 +65,7 @@ def test_the_curve_s_own_options_are_no_loss_s_parameters() -> None:
     assert not {p.name for loss in REGISTRY.values() for p in loss.parameters} & set(OPTIONS)
 
 
-@pytest.mark.parametrize(("name", "axis"), AXES)
+@in_one_item("name, axis", AXES)
 def test_the_gradient_is_the_slope_in_its_direction(name: str, axis: str) -> None:
     points, step = 12, 1e-6
     of = curve(name, needed(name), x=axis, points=points)
@@ -85,8 +86,8 @@ def test_the_gradient_is_the_slope_in_its_direction(name: str, axis: str) -> Non
         assert right.sum() >= points - 1, "all but a point at a kink"
 
 
-@pytest.mark.parametrize(
-    ("name", "parameters", "axis", "expected"),
+@in_one_item(
+    "name, parameters, axis, expected",
     [
         ("mse", {}, "error", lambda x: x**2),
         ("huber", {"delta": [2.0]}, "error", lambda x: np.where(abs(x) <= 2, x**2 / 2, 2 * (abs(x) - 1))),
@@ -185,8 +186,8 @@ def alignments(p: Array) -> Array:
     return total
 
 
-@pytest.mark.parametrize(
-    ("name", "parameters", "axis", "at", "expected"),
+@in_one_item(
+    "name, parameters, axis, at, expected",
     [
         ("gaussian_nll", {}, "error", {"variance": 2.0}, lambda x: (np.log(2) + x**2 / 2) / 2),
         ("gaussian_nll", {}, "variance", {"error": 3}, lambda x: (np.log(x) + 9 / x) / 2),
@@ -298,8 +299,8 @@ def test_the_gradient_is_of_the_quantity_of_the_axis(
     assert document["series"][0]["gradient_of"] == subject
 
 
-@pytest.mark.parametrize(
-    ("ask", "kind", "said"),
+@in_one_item(
+    "ask, kind, said",
     [
         (lambda: curve("focul"), UnknownLoss, "did you mean focal"),
         (lambda: curve("ctc"), NotEvaluable, "ctc has no curve: it depends on every path"),

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from gathering import in_one_item
 from lossd.cli.plot import curve_document
 from lossd.pictures.jumps import Jump, jumps, stepped
 
@@ -38,8 +39,8 @@ def test_a_kink_is_a_jump_at_its_place(name: str, options: dict[str, Any], expec
 SMOOTH = ("mse", "huber", "log_cosh", "bce", "bce_with_logits", "cross_entropy", "focal", "dice", "nt_xent", "orpo")
 
 
-@pytest.mark.parametrize("name", [*SMOOTH, "nll", "gaussian_nll", "vae"])
-@pytest.mark.parametrize("points", [41, None])
+@in_one_item("name", [*SMOOTH, "nll", "gaussian_nll", "vae"])
+@in_one_item("points", [41, None])
 def test_a_continuous_gradient_has_no_jump(name: str, points: int | None) -> None:
     (line,) = document(name, points=points)["series"]
     assert line["jumps"] == []
