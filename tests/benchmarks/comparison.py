@@ -33,7 +33,7 @@ Step = Callable[[str], None]
 
 @contextmanager
 def started(
-    names: Sequence[str], absent: dict[str, str], step: Step, among: Mapping[str, Target] = TARGETS | LAYERS
+    names: Sequence[str], absent: dict[str, str], step: Step, among: Mapping[str, Target] | None = None
 ) -> Iterator[list[Running]]:
     """Those of the targets that run here, halted; of the others, ``absent`` says why not."""
     CACHE.mkdir(exist_ok=True)
@@ -42,7 +42,7 @@ def started(
         for name in names:
             step(f"starting {name}")
             try:
-                chosen = among[name]
+                chosen = (TARGETS | LAYERS if among is None else among)[name]
                 python = python_of(chosen.environment)
             except NotInstalledError as error:
                 absent[name] = str(error)
