@@ -44,18 +44,15 @@ def ask(http: httpx.Client, door: tuple[str, str, str | None], headers: dict[str
     return http.request(method, path, content=body, headers=(JSON if body else {}) | headers)
 
 
-@pytest.mark.parametrize("door", DOORS, ids=lambda door: door[1])
 @pytest.mark.parametrize(
     "name", ["attacker.example", "attacker.example:8000", "localhost.attacker.example", "127.0.0.1.attacker.example",
              "0.0.0.0:8000", "192.0.2.1", "loc alhost.a", "[::", "a.b@localhost"],
 )  # fmt: skip
-def test_a_name_that_points_here_without_being_ours_is_refused(
-    http_: httpx.Client, door: tuple[str, str, str | None], name: str
-) -> None:
-    answer = ask(http_, door, {"Host": name})
-    assert answer.status_code == 403
-    detail = answer.json()["error" if door[1].startswith("/v2") else "detail"]
-    assert "LOSSD_ALLOWED_HOSTS" in detail
+def test_a_name_that_points_here_without_being_ours_is_refused(http_: httpx.Client, name: str) -> None:
+    answers = {door: ask(http_, door, {"Host": name}) for door in DOORS}
+    assert {door: answer.status_code for door, answer in answers.items()} == dict.fromkeys(DOORS, 403)
+    for (_, path, _), answer in answers.items():
+        assert "LOSSD_ALLOWED_HOSTS" in answer.json()["error" if path.startswith("/v2") else "detail"]
 
 
 @pytest.mark.parametrize(
@@ -78,12 +75,9 @@ FOREIGN = {
 }
 
 
-@pytest.mark.parametrize("door", DOORS, ids=lambda door: door[1])
 @pytest.mark.parametrize("headers", FOREIGN.values(), ids=FOREIGN)
-def test_what_another_page_sends_is_refused(
-    http_: httpx.Client, door: tuple[str, str, str | None], headers: dict[str, str]
-) -> None:
-    assert ask(http_, door, headers).status_code == 403
+def test_what_another_page_sends_is_refused(http_: httpx.Client, headers: dict[str, str]) -> None:
+    assert {door: ask(http_, door, headers).status_code for door in DOORS} == dict.fromkeys(DOORS, 403)
 
 
 def test_the_service_s_own_pages_ask_whatever_they_like(http_: httpx.Client) -> None:

@@ -209,7 +209,6 @@ def test_arrays_of_objects_are_never_unpickled(tmp_path: Path, files: tuple[Path
     assert (result.exit_code, "never unpickled" in result.stderr) == (1, True)
 
 
-@pytest.mark.parametrize("name", ["a.npy", "a.npz", "a.safetensors", "a.csv", "a.pt"])
 @pytest.mark.parametrize(
     "content",
     [
@@ -223,14 +222,15 @@ def test_arrays_of_objects_are_never_unpickled(tmp_path: Path, files: tuple[Path
     ],
 )
 def test_a_damaged_file_is_named_and_nobody_is_told_to_trust_it(
-    name: str, content: bytes, tmp_path: Path, files: tuple[Path, Path]
+    content: bytes, tmp_path: Path, files: tuple[Path, Path]
 ) -> None:
-    path = tmp_path / name
-    path.write_bytes(content)
-    result = lossd("evaluate", path, files[1], "--loss", "mse")
-    assert result.exit_code == 1, result.output
-    assert f"{path} cannot be read" in result.stderr
-    assert not re.search("pickle|trust|unsafe", result.stderr)
+    for name in ("a.npy", "a.npz", "a.safetensors", "a.csv", "a.pt"):
+        path = tmp_path / name
+        path.write_bytes(content)
+        result = lossd("evaluate", path, files[1], "--loss", "mse")
+        assert result.exit_code == 1, result.output
+        assert f"{path} cannot be read" in result.stderr
+        assert not re.search("pickle|trust|unsafe", result.stderr)
 
 
 def test_a_truncated_array_is_damaged(tmp_path: Path, files: tuple[Path, Path]) -> None:
