@@ -26,7 +26,7 @@ SPELLED = {"NaN": float("nan"), "Infinity": float("inf"), "-Infinity": float("-i
 
 _NUMBERS = frozenset((int, float, bool))
 _EXACT = 2.0**53  # a float up to here is the integer that its digits say
-_STORAGE = {"q": "<i8", "d": "<f8", "f": "<f4"}
+_STORAGE = {"q": "<i8", "Q": "<u8", "d": "<f8", "f": "<f4"}
 
 
 def flatten(name: str, value: Any) -> tuple[tuple[int, ...], list[Any]]:
@@ -58,7 +58,14 @@ def flatten(name: str, value: Any) -> tuple[tuple[int, ...], list[Any]]:
 
 
 def numbers(
-    name: str, shape: tuple[int, ...], entries: list[Any], *, floats: bool, integers: bool, spelled: bool
+    name: str,
+    shape: tuple[int, ...],
+    entries: list[Any],
+    *,
+    floats: bool,
+    integers: bool,
+    spelled: bool,
+    unsigned: bool = False,
 ) -> np.ndarray[Any, Any]:
     """Return the entries as float64 or int64, as ``floats`` and ``integers`` allow; int64 if both fit.
 
@@ -69,18 +76,19 @@ def numbers(
         floats: Whether floats are allowed.
         integers: Whether integers are allowed.
         spelled: Whether the strings in :data:`SPELLED` count as numbers.
+        unsigned: Whether integers are those of uint64 in place of int64.
 
     Raises:
         MalformedBody: A list is among the numbers.
         DtypeMismatch: Another entry is no number, or a float and only integers are allowed.
-        InvalidValue: An integer is beyond float64, or beyond int64 and only integers are allowed.
+        InvalidValue: An integer is beyond float64, or beyond int64 or uint64 and only integers are allowed.
     """
     if integers and (entries or not floats):
         try:
-            return _packed("q", entries, shape)
+            return _packed("Q" if unsigned else "q", entries, shape)
         except struct.error:
             if not floats:
-                raise _no_integers(name, shape, entries, spelled=spelled) from None
+                raise _no_integers(name, shape, entries, spelled=spelled, unsigned=unsigned) from None
     try:
         return _packed("d", entries, shape)
     except struct.error:
@@ -117,7 +125,7 @@ def _numeric(entries: list[Any]) -> list[Any]:
         return [SPELLED.get(entry, entry) if type(entry) is str else entry for entry in entries]
 
 
-def _packed(code: Literal["q", "d", "f"], entries: list[Any], shape: tuple[int, ...]) -> np.ndarray[Any, Any]:
+def _packed(code: Literal["q", "Q", "d", "f"], entries: list[Any], shape: tuple[int, ...]) -> np.ndarray[Any, Any]:
     # The fastest way from a list to memory. Any entry but a bool or a number of that kind is an error.
     return np.frombuffer(struct.pack(f"{len(entries)}{code}", *entries), _STORAGE[code]).reshape(shape)
 
@@ -138,9 +146,9 @@ def _wrong_type(
 
 
 def _no_integers(
-    name: str, shape: tuple[int, ...], entries: list[Any], *, spelled: bool
+    name: str, shape: tuple[int, ...], entries: list[Any], *, spelled: bool, unsigned: bool
 ) -> MalformedBody | DtypeMismatch | InvalidValue:
-    """Return the error for entries that are not all integers of int64."""
+    """Return the error for entries that are not all integers of int64, or of uint64."""
     if spelled:
         entries = _numeric(entries)
     kinds = set(map(type, entries))
@@ -151,8 +159,9 @@ def _no_integers(
         found = entries[at]
         hint = f"; write it as {found:.0f}" if found.is_integer() and abs(found) < _EXACT else ""
         return DtypeMismatch(f"{name} must hold integers; found {quoted(found)} at {place(name, shape, at)}{hint}")
-    at = next(i for i, entry in enumerate(entries) if not -(2**63) <= entry < 2**63)
-    return InvalidValue(f"{quoted(entries[at])} at {place(name, shape, at)} is outside the range of int64")
+    low, high, dtype = (0, 2**64, "uint64") if unsigned else (-(2**63), 2**63, "int64")
+    at = next(i for i, entry in enumerate(entries) if not low <= entry < high)
+    return InvalidValue(f"{quoted(entries[at])} at {place(name, shape, at)} is outside the range of {dtype}")
 
 
 def place(name: str, shape: tuple[int, ...], at: int) -> str:

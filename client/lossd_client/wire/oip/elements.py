@@ -46,7 +46,10 @@ def _tensor_from_json(entry: Entry) -> Tensor:
     shape, entries = flatten(f"data of {name}", entry.data)
     if shape != entry.shape and not (len(shape) <= 1 and len(entries) == element_count(entry.shape)):
         raise ShapeMismatch(f"{name} has shape {list(entry.shape)}, its data {list(shape)}")
-    array = numbers(f"data of {name}", shape, entries, floats=kind == "f", integers=kind != "f", spelled=False)
+    array = numbers(
+        f"data of {name}", shape, entries, floats=kind == "f", integers=kind != "f", spelled=False,
+        unsigned=datatype.dtype == "uint64",
+    )  # fmt: skip
     if kind != "f" and array.size:
         low, high = (0, 1) if kind == "b" else (np.iinfo(datatype.storage).min, np.iinfo(datatype.storage).max)
         if int(array.min()) < low or int(array.max()) > high:
