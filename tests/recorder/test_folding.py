@@ -111,7 +111,7 @@ def test_states_that_are_read_together_are_those_that_are_merged_one_by_one(
     kind: str, groups: int, weighted: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     random, states, whole = np.random.default_rng(9), [], Run(**TASKS[kind], groups=groups, identity="position")
-    for first in range(0, 120, 5):
+    for first in range(0, 60, 5):
         shape = (5, 4) if kind == "sums and counts" else (5,)
         prediction = random.normal(size=shape).astype(random.choice([np.float32, np.float64]))
         target = random.normal(size=5) if "extremes" in kind else random.integers(0, 2, 5)

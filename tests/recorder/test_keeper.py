@@ -37,7 +37,7 @@ from lossd.api import create_app
 from lossd.configuration.settings import Settings
 
 async def main():
-    app = create_app(Settings(engine="inline"))
+    app = create_app(Settings(engine="inline", compiled=False))
     async with app.router.lifespan_context(app):
         await asyncio.sleep(0.3)
         mine = f"@lossd-runs-{os.getpid()}-"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import random
+from itertools import product
 from typing import Any
 
 import pytest
@@ -59,28 +60,24 @@ def test_filters(store: Store) -> None:
     assert names(store, dataset="mnist", status="open", tag="commit:5f") == ["b"]
 
 
-@pytest.mark.parametrize(
-    ("filters", "pointer"),
-    [
-        ({"status": "deleted"}, "/status"),
-        ({"tag": "commit"}, "/tag"),
-        ({"dataset": "a\0"}, "/dataset"),
-        ({"sort": "\0"}, "/sort"),
-        ({"after": "x"}, "/after"),
-        ({"after": "W10"}, "/after"),
-        ({"after": "é"}, "/after"),
-        ({"after": "WyItY3JlYXRlZCIseyJhIjoxfSwieCJd"}, "/after"),
-    ],
-)
-def test_what_cannot_be_read_is_pointed_at(store: Store, filters: dict[str, str], pointer: str) -> None:
-    with pytest.raises(InvalidRequest) as caught:
-        store.list("", **filters)
-    assert [fault["pointer"] for fault in caught.value.errors] == [pointer]
+def test_what_cannot_be_read_is_pointed_at(store: Store) -> None:
+    for name, value in (
+        ("status", "deleted"),
+        ("tag", "commit"),
+        ("dataset", "a\0"),
+        ("sort", "\0"),
+        ("after", "x"),
+        ("after", "W10"),
+        ("after", "é"),
+        ("after", "WyItY3JlYXRlZCIseyJhIjoxfSwieCJd"),
+    ):
+        with pytest.raises(InvalidRequest) as caught:
+            store.list("", **{name: value})
+        assert [fault["pointer"] for fault in caught.value.errors] == [f"/{name}"], value
 
 
-@pytest.mark.parametrize(
-    ("sort", "place", "last"),
-    [
+def test_a_cursor_that_somebody_made_up_is_refused(store: Store) -> None:
+    for sort, place, last in (
         ("-created", "10" + "0" * 400, '"a"'),
         ("-created", "[]", '"a"'),
         ("-created", "1", '"\\ud800"'),
@@ -89,12 +86,10 @@ def test_what_cannot_be_read_is_pointed_at(store: Store, filters: dict[str, str]
         ("name", '"\\ud800"', '"a"'),
         ("name", "1", '"a"'),
         ("name", "[" * 20_000, '"a"'),
-    ],
-)
-def test_a_cursor_that_somebody_made_up_is_refused(store: Store, sort: str, place: str, last: str) -> None:
-    after = base64.urlsafe_b64encode(f'["{sort}",{place},{last}]'.encode()).decode().rstrip("=")
-    with pytest.raises(InvalidRequest, match="pass the next of the page before"):
-        store.list("", sort=sort, after=after)
+    ):
+        after = base64.urlsafe_b64encode(f'["{sort}",{place},{last}]'.encode()).decode().rstrip("=")
+        with pytest.raises(InvalidRequest, match="pass the next of the page before"):
+            store.list("", sort=sort, after=after)
 
 
 def test_a_deleted_run_is_no_status_to_filter_by(store: Store) -> None:
@@ -111,9 +106,8 @@ def test_a_cursor_belongs_to_its_order(store: Store) -> None:
         store.list("", sort="-name", limit=1, after=cursor)
 
 
-@pytest.mark.parametrize("limit", [1, 2, 3, 100])
-def test_pages_of_equal_and_absent_numbers_neither_skip_nor_repeat(store: Store, limit: int) -> None:
-    chance = random.Random(limit)
+def test_pages_of_equal_and_absent_numbers_neither_skip_nor_repeat(store: Store) -> None:
+    chance = random.Random(1)
     scores: dict[str, float | None] = {}
     for k in range(9):
         scores[f"r{k}"] = score = chance.choice([None, 0.1, 0.1 + 2**-56, 1 / 3, 1, -2.5e-300])
@@ -124,7 +118,7 @@ def test_pages_of_equal_and_absent_numbers_neither_skip_nor_repeat(store: Store,
     def place(name: str, sign: int) -> tuple[bool, float]:
         return scores[name] is None, sign * (scores[name] or 0)
 
-    for sort, sign in (("f1.macro", 1), ("-f1.macro", -1)):
+    for limit, (sort, sign) in product((1, 2, 3, 100), (("f1.macro", 1), ("-f1.macro", -1))):
         found = names(store, sort=sort, limit=limit)
         assert sorted(found) == sorted(scores)
         assert [place(name, sign) for name in found] == sorted(place(name, sign) for name in scores)
