@@ -24,7 +24,8 @@ from lossd.recorder import keeper
 from losses.cases_perceptual import WEIGHTS
 from warm import WarmProcess
 
-settings.register_profile("lossd", deadline=None)  # a busy machine is no fault
+# A busy machine is no fault; each run draws other examples, and ``make fuzz`` draws many.
+settings.register_profile("lossd", deadline=None, max_examples=50)
 settings.load_profile("lossd")
 
 # The tensors are small, and each core has a process of tests or two: more threads would only wait for each other.
