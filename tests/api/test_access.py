@@ -27,7 +27,7 @@ from lossd.configuration.settings import Settings
 from lossd.engine import worker_process
 from lossd_client import LossClient
 from lossd_client.errors import Unauthorized
-from serving import Running, running
+from serving import Running, openapi, running
 
 MSE = {"loss": {"name": "mse"}, "inputs": {"prediction": [1.0], "target": [3.0]}}
 OIP = {
@@ -130,7 +130,7 @@ def test_health_and_pages_need_no_key(http: httpx.Client, path: str) -> None:
 
 def test_every_other_route_is_protected(http: httpx.Client) -> None:
     app = create_app(Settings(engine="inline"))
-    paths = {route.path for route in app.routes if isinstance(route, APIRoute)} | set(app.openapi()["paths"])
+    paths = {route.path for route in app.routes if isinstance(route, APIRoute)} | set(openapi()["paths"])
     closed = {path for path in paths if path not in PAGES and not path.startswith(FOLDERS)}
     assert {"/v1/evaluate", "/v1/losses", "/metrics", "/v2/models/{name}/infer"} <= closed
     for path in closed | {"/nowhere", "/v1/losses/", "/docs/../v1/losses"}:
