@@ -96,7 +96,7 @@ def batches(draw: st.DrawFn) -> tuple[list[Request], int | None]:
     return requests, ignore_index
 
 
-@settings(max_examples=60)
+@settings(max_examples=40)
 @given(batches())
 def test_counts_agree_with_each_other_and_with_counting_by_hand(batch):
     requests, ignore_index = batch

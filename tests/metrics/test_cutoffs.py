@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping
 from typing import Any
 
@@ -80,13 +81,12 @@ def test_what_a_threshold_decides_depends_on_scores_alone(
 
 
 @pytest.mark.parametrize("dtype", sorted(DTYPES))
-@pytest.mark.parametrize("decimal", [n / 10 for n in range(11)])
-def test_a_decimal_reaches_itself(decimal: float, dtype: str) -> None:
+def test_a_decimal_reaches_itself(dtype: str) -> None:
     """In whatever dtype the probabilities come, the target in a wider one or not."""
-    prediction = torch.tensor([decimal], dtype=torch.float64).to(DTYPES[dtype])
-    for target in (torch.float32, torch.float64, torch.int64):
+    for decimal, target in itertools.product(range(11), (torch.float32, torch.float64, torch.int64)):
+        prediction = torch.tensor([decimal / 10], dtype=torch.float64).to(DTYPES[dtype])
         inputs = {"prediction": prediction, "target": torch.ones(1, dtype=target)}
-        assert metrics("bce", inputs, "tp", threshold=decimal)["tp"] == 1
+        assert metrics("bce", inputs, "tp", threshold=decimal / 10)["tp"] == 1, (decimal / 10, target)
 
 
 def test_a_threshold_of_1_is_reached_where_the_probability_rounds_to_it() -> None:
@@ -387,10 +387,14 @@ def test_logits_of_the_edges_are_in_the_bin_below(bins: int, dtype: torch.dtype)
     assert found == [u + w for u, w in zip(upper, lower, strict=True)]
 
 
-@pytest.mark.parametrize("form", ["xyxy", "xywh", "cxcywh"])
 @pytest.mark.parametrize("percent", range(50, 100, 5))
-def test_an_overlap_reaches_itself(percent: int, form: str) -> None:
-    """The target's lower part, of widths and places that are no binary fractions."""
+def test_an_overlap_reaches_itself(percent: int) -> None:
+    """The target's lower part, of widths and places that are no binary fractions; in each form of boxes."""
+    for form in ("xyxy", "xywh", "cxcywh"):
+        assert_reached(percent, form)
+
+
+def assert_reached(percent: int, form: str) -> None:
     boxes = []
     for left, low, width, height in [(0, 0, 1, 1), (0.1, 0.1, 0.8, 0.8), (0.3, 0.2, 0.1, 0.2), (10.1, 3.7, 5.3, 7.9)]:
         for part in (percent / 100, 1):
@@ -401,9 +405,9 @@ def test_an_overlap_reaches_itself(percent: int, form: str) -> None:
         inputs = {"prediction": torch.tensor(boxes[::2], dtype=dtype), "target": torch.tensor(boxes[1::2], dtype=dtype)}
         loss = {"name": "iou", "format": form}
         found = metrics(loss, inputs, "f1", "per_threshold", iou_threshold=percent / 100)
-        assert found["f1"] == 1.0
+        assert found["f1"] == 1.0, form
         reached = dict(zip(found["per_threshold"]["iou_threshold"], found["per_threshold"]["f1"], strict=True))
-        assert reached == {t / 100: float(t <= percent) for t in range(50, 100, 5)}
+        assert reached == {t / 100: float(t <= percent) for t in range(50, 100, 5)}, form
 
 
 def test_an_overlap_that_is_less_is_less() -> None:
@@ -414,14 +418,14 @@ def test_an_overlap_that_is_less_is_less() -> None:
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64], ids=str)
-@pytest.mark.parametrize("progress", [n / 10 for n in range(1, 11)])
-def test_what_is_as_hard_as_the_progress_is_kept(progress: float, dtype: torch.dtype) -> None:
+def test_what_is_as_hard_as_the_progress_is_kept(dtype: torch.dtype) -> None:
     inputs = {"prediction": torch.arange(1.0, 11), "target": torch.zeros(10),
               "difficulty": (torch.arange(1, 11, dtype=torch.float64) / 10).to(dtype)}  # fmt: skip
-    answer = evaluating.alone({"loss": {"name": "curriculum", "loss": {"name": "mse"}, "progress": progress}}, inputs)
-    kept = round(progress * 10)
-    assert answer.denominator == kept
-    assert answer.loss == pytest.approx(sum(n * n for n in range(1, kept + 1)) / kept)
+    for kept in range(1, 11):
+        loss = {"name": "curriculum", "loss": {"name": "mse"}, "progress": kept / 10}
+        answer = evaluating.alone({"loss": loss, "outputs": ["loss"]}, inputs)
+        assert answer.denominator == kept
+        assert answer.loss == pytest.approx(sum(n * n for n in range(1, kept + 1)) / kept)
 
 
 @pytest.mark.parametrize("parameters", [{}, {"p": 1.0}, {"squared": True}, {"swap": True}, {"eps": 0.0}])

@@ -51,7 +51,7 @@ def test_certain_rows_are_ranked_by_their_margins(dtype: Any, shift: float) -> N
     assert answer["average_precision"]["micro"] == pytest.approx(average_precision_score(true, flat), rel=1e-15)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=30, deadline=None)
 @given(
     rows=st.lists(
         st.lists(st.integers(-400, 400).map(lambda n: n / 8), min_size=3, max_size=3), min_size=2, max_size=7
