@@ -26,6 +26,8 @@ NAME, OTHER_NAME, PREFIX, OTHER_PREFIX, WORDS_OF_NAME, WORDS = range(6)
 LEAST_PREFIX = 3
 """The shortest query that is the beginning of a metric's name."""
 
+_OTHER_LOSSES, _OTHER_METRICS = other_names(SYNONYMS), other_names(METRIC_NAMES)
+
 
 class SearchResult(NamedTuple):
     """What a query finds, the best first.
@@ -56,7 +58,7 @@ def search(query: str) -> SearchResult:
     keys, mentioned = meant.keys, _mentioned(meant.note)
     ranks: dict[str, tuple[int, int]] = {}
     for name in REGISTRY:
-        rank = _rank(name, keys, meant.loss, SYNONYMS)
+        rank = _rank(name, keys, meant.loss, _OTHER_LOSSES)
         if name in mentioned:
             ranks[name] = OTHER_NAME, mentioned.index(name)
         elif rank is not None or (rank := _rank_of_words(name, query)) is not None:
@@ -65,7 +67,7 @@ def search(query: str) -> SearchResult:
     of_metrics = {
         name: rank
         for name in dict.fromkeys(name for of_task in METRICS.values() for name in of_task)
-        if (rank := _rank(name, keys, meant.metric, METRIC_NAMES)) is not None
+        if (rank := _rank(name, keys, meant.metric, _OTHER_METRICS)) is not None
         and (rank < PREFIX or len(keys[0]) >= LEAST_PREFIX)
     }
     if not losses and not of_metrics and keys:
@@ -75,8 +77,8 @@ def search(query: str) -> SearchResult:
     )
 
 
-def _rank(name: str, keys: list[str], meant: str | None, table: Mapping[str, str]) -> int | None:
-    """Return how well a name, or one that a table has for it, fits the folded names that a query may mean."""
+def _rank(name: str, keys: list[str], meant: str | None, others: Mapping[str, list[str]]) -> int | None:
+    """Return how well a name, or one that others have for it, fits the folded names that a query may mean."""
     whole_name = folded(name)
     if whole_name in keys:
         return NAME
@@ -84,7 +86,7 @@ def _rank(name: str, keys: list[str], meant: str | None, table: Mapping[str, str
         return OTHER_NAME
     if keys and whole_name.startswith(keys[0]):
         return PREFIX
-    if keys and any(other.startswith(keys[0]) for other in other_names(name, table)):
+    if keys and any(other.startswith(keys[0]) for other in others.get(name, ())):
         return OTHER_PREFIX
     return None
 

@@ -346,9 +346,12 @@ def meaning(name: str) -> Meaning:
     return Meaning(None, None, "", here=True, keys=keys)
 
 
-def other_names(ours: str, table: Mapping[str, str]) -> list[str]:
-    """Return the folded names that a table has for one of ours."""
-    return [folded(name) for name, of_table in table.items() if of_table == ours]
+def other_names(table: Mapping[str, str]) -> dict[str, list[str]]:
+    """Return the folded names that a table has for each of ours."""
+    found: dict[str, list[str]] = {}
+    for name, ours in table.items():
+        found.setdefault(ours, []).append(folded(name))
+    return found
 
 
 _TABLES: Final = tuple(
