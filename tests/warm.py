@@ -205,6 +205,7 @@ def import_all(modules: Sequence[str]) -> None:
         for module in modules:
             with suppress(Exception, Skipped):
                 importlib.import_module(module)
+    load_kept(KERNELS, CodeStore())
     gc.freeze()
 
 
