@@ -86,6 +86,7 @@ def called_beside_guards() -> set[str]:
     return found.called
 
 
+@pytest.mark.filterwarnings("ignore:.*multi-threaded.*fork:DeprecationWarning")  # the child needs no other thread
 def test_no_kernel_reads_or_writes_beyond_its_arrays_or_those_that_it_makes(passes: Passes) -> None:
     """In a forked process, because code that is loaded cannot be linked to another allocator in this one."""
     with ProcessPoolExecutor(1, get_context("fork")) as forked:
