@@ -12,7 +12,7 @@ __all__ = ["FLAGS", "browser_path"]
 BROWSERS = ("chromium-headless-shell", "chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 
 # Its own sandbox needs rights that a container, or root, does not have; it visits what the tests serve alone.
-# A process of its own for drawing takes a sixth more processor time.
+# A process of its own for drawing takes up to a sixth more processor time.
 FLAGS = ("--no-sandbox", "--disable-gpu", "--in-process-gpu")
 
 

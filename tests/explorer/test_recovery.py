@@ -103,7 +103,7 @@ def test_cards_that_had_no_answer_are_drawn_when_there_is_one(visit) -> None:
 
 @pytest.mark.parametrize("path", ["/try", "/landscape", "/service"])
 def test_other_views_recover_too(visit, path: str) -> None:
-    page = visit("/nowhere")
+    page = visit("/nowhere", again=True)
     page.get_by_text("There is no view").wait_for()
     out_of_reach(page)
     page.evaluate("path => { location.hash = `#${path}`; }", path)
