@@ -18,8 +18,8 @@ from typing import Any
 import llvmlite.binding as llvm
 import numpy as np
 import pytest
-from numba.core.registry import CPUDispatcher
-from numba.core.runtime import _nrt_python
+from numba.core.registry import CPUDispatcher, cpu_target
+from numba.core.runtime import _nrt_python, rtsys
 
 GUARD = 16 << 20
 """The bytes without permission before and after a room: no index that is wrong by a few rows passes over them."""
@@ -141,6 +141,7 @@ class Guards:
 
     def take_scratch(self) -> None:
         """Let all code that is loaded from now on have the arrays that it makes beside guards."""
+        rtsys.initialize(cpu_target.target_context)  # which adds Numba's own symbol
         llvm.add_symbol(ALLOCATOR, ctypes.cast(self._allocate, ctypes.c_void_p).value)
 
     @staticmethod
