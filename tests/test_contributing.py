@@ -112,7 +112,7 @@ def test_a_loss_takes_one_function_one_guide_and_one_row(tmp_path: Path) -> None
         (command,) = (line for line in block("sh", "pytest").splitlines() if "pytest" in line)
         status, printed = take("run_tests", *shlex.split(command)[1:])
         assert status == 0, printed
-        assert int(re.findall(r"(\d+) passed", printed)[0]) > 40
+        assert int(re.findall(r"(\d+) passed", printed)[0]) > 20
         status, printed = take("run_tests", "tests/losses/test_table.py")
         assert status == 0, printed
 

@@ -270,18 +270,16 @@ class Database:
         if self.is_postgresql:
             connection.exec_driver_sql(f"SELECT pg_advisory_xact_lock({MIGRATING})")
         names = set(sa.inspect(connection).get_table_names())
-        found = None
-        if VERSION_TABLE in names:
-            found = connection.exec_driver_sql(f"SELECT version_num FROM {VERSION_TABLE}").scalar()
-        elif names & METADATA.tables.keys():
-            raise StoreError(
-                f"{self} has a table {min(names & METADATA.tables.keys())} that is not lossd's; give lossd a database "
-                "of its own"
-            )
         if VERSION_TABLE not in names:
+            if taken := names & METADATA.tables.keys():
+                raise StoreError(
+                    f"{self} has a table {min(taken)} that is not lossd's; give lossd a database of its own"
+                )
             create_tables(connection)
-            log.info("the schema of %s is %s, before none", self, VERSION)
-        elif found != VERSION:
+            log.info("%s is new and has the schema %s", self, VERSION)
+            return
+        found = connection.exec_driver_sql(f"SELECT version_num FROM {VERSION_TABLE}").scalar()
+        if found != VERSION:
             _upgrade(connection, found, str(self))
 
 
