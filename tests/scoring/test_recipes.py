@@ -6,13 +6,14 @@ import importlib.util
 import json
 import os
 import pickle
+import select
 import shutil
 import socket
 import subprocess
 import sys
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack
+from contextlib import suppress
 from functools import reduce
 from pathlib import Path
 from types import ModuleType
@@ -55,28 +56,37 @@ with socket.socket(socket.AF_UNIX) as connection:
 """
 
 
-def fork_ranks(server: socket.socket, command: list[str | Path]) -> None:
-    """Run a command for each connection, with its variables and files, until the server shuts down."""
-    with ExitStack() as stack:
-        ranks = []
-        while True:
-            try:
-                connection = stack.enter_context(server.accept()[0])
-            except OSError:
-                return
-            text, files, _, _ = socket.recv_fds(connection, 1 << 20, 4)
-            *streams, manager = files
-            environment = json.loads(text) | {"PMI_FD": str(manager), "OMP_NUM_THREADS": "1"}
-            rank = worker_process.subprocess.Popen(
-                list(map(str, command)), env=environment, pass_fds=[manager],
-                **dict(zip(("stdin", "stdout", "stderr"), streams, strict=True)),
-            )  # fmt: skip
-            for file in files:
-                os.close(file)
-            ranks.append((rank, connection))
-            if len(ranks) == 2:
-                for rank, connection in ranks:
-                    connection.send(str(rank.wait()).encode())
+# MPI tells mpiexec at the end of Python and of C that a rank is finished; else the other ranks are killed. A forked
+# process ends without either.
+PROGRAM = f"""
+import ctypes, runpy, sys
+from mpi4py import MPI
+runpy.run_path({str(EXAMPLES / "mpi_score.py")!r}, run_name="__main__")
+sys.stdout.flush()
+MPI.Finalize()
+ctypes.CDLL(None).exit(0)
+"""
+
+
+def fork_rank(server: socket.socket, command: list[str]) -> None:
+    """Run a command with the variables and files of a connection's other end, until either ends."""
+    with server.accept()[0] as connection:
+        text, files, _, _ = socket.recv_fds(connection, 1 << 20, 4)
+        *streams, manager = files
+        environment = json.loads(text) | {"PMI_FD": str(manager), "OMP_NUM_THREADS": "1"}
+        rank = worker_process.subprocess.Popen(
+            command, env=environment, pass_fds=[manager],
+            **dict(zip(("stdin", "stdout", "stderr"), streams, strict=True)),
+        )  # fmt: skip
+        for file in files:
+            os.close(file)
+        ended = os.pidfd_open(rank.pid)
+        if connection in select.select([ended, connection], [], [])[0]:
+            rank.kill()
+        os.close(ended)
+        status = rank.wait()
+        with suppress(BrokenPipeError):
+            connection.send(str(status).encode())
 
 
 def test_ranks_of_mpi_score_as_one_process(inputs: tuple[Any, Any], tmp_path: Path) -> None:
@@ -88,12 +98,14 @@ def test_ranks_of_mpi_score_as_one_process(inputs: tuple[Any, Any], tmp_path: Pa
         np.savez(tmp_path / f"{number}.npz", prediction=inputs[0][part], target=inputs[1][part])
     address = tmp_path / "forks"
     command = [mpiexec, "-n", "2", sys.executable, "-I", "-S", "-c", RANK, address]
-    with socket.create_server(str(address), family=socket.AF_UNIX) as server, ThreadPoolExecutor(1) as threads:
-        forked = threads.submit(fork_ranks, server, [sys.executable, EXAMPLES / "mpi_score.py", tmp_path / "*.npz"])
+    with socket.create_server(str(address), family=socket.AF_UNIX) as server, ThreadPoolExecutor(2) as threads:
+        program = [sys.executable, "-c", PROGRAM, str(tmp_path / "*.npz")]
+        ranks = [threads.submit(fork_rank, server, program) for _ in range(2)]
         run = subprocess.run(list(map(str, command)), capture_output=True, text=True, timeout=100, check=False)
         server.shutdown(socket.SHUT_RDWR)
-        forked.result()
-    assert run.returncode == 0, run.stderr
+    assert run.returncode == 0, run.stdout + run.stderr
+    for rank in ranks:
+        rank.result()
     result = whole(inputs, "position").result()
     assert run.stdout.split() == [result.targets, result.digest, str(ROWS)]
 
