@@ -69,7 +69,7 @@ def test_back_from_a_loss_keeps_the_place_in_the_list(visit) -> None:
 
 
 def test_every_card_is_drawn_on_paper_and_colours_stay(visit) -> None:
-    page = opened(visit, theme="dark")
+    page = opened(visit, theme="dark", again=True)
     page.emulate_media(media="print", color_scheme="dark")
     available = sum(loss.unavailable() is None for loss in REGISTRY.values())
     page.wait_for_function("n => document.querySelectorAll('.thumb.drawn').length >= n", arg=available)
