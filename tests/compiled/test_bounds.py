@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ProcessPoolExecutor
-from itertools import product
 from multiprocessing import get_context
 from typing import Any
 
@@ -44,15 +43,18 @@ TESTS: tuple[Callable[..., None], ...] = (
 
 
 def arguments_of(test: Callable[..., None]) -> Iterator[dict[str, Any]]:
-    """Each set of arguments that pytest would run a test with, but for fixtures."""
+    """As many sets of arguments, but for fixtures, as its longest table has rows; each row of each table is in one.
+
+    pytest runs it with all combinations, beside guards for the arrays that kernels are given.
+    """
     axes = []
     for mark in getattr(test, "pytestmark", ()):
         if mark.name == "parametrize":
             names, values = mark.args
             names = [name.strip() for name in names.split(",")] if isinstance(names, str) else names
             axes.append([dict(zip(names, [v] if len(names) == 1 else v, strict=True)) for v in values])
-    for chosen in product(*axes):
-        yield {name: value for part in chosen for name, value in part.items()}
+    for turn in range(max(map(len, axes), default=1)):
+        yield {name: value for axis in axes for name, value in axis[turn % len(axis)].items()}
 
 
 def reload(kernel: Kernel) -> None:
