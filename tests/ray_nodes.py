@@ -6,14 +6,16 @@ CPU, and 6 s if its modules are to be compiled first, while the agents of other 
 
 from __future__ import annotations
 
+import importlib.util
 import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
+from pathlib import Path
 from unittest.mock import patch
 
-__all__ = ["FIRST", "PATIENT", "compiled", "small_agents"]
+__all__ = ["FIRST", "PATIENT", "compiled", "no_dashboard", "small_agents"]
 
 FIRST = ("nice", "-n", "-10")
 """Begins the command of a process that comes before those of other tests, if this user may have it so."""
@@ -29,15 +31,30 @@ PATIENT = dict.fromkeys(
 
 MODULES = """
 import ray.dashboard.agent, ray.dashboard.utils, ray.serve, ray.serve._private.controller
-import ray._private.runtime_env.agent.runtime_env_agent, ray._private.workers.default_worker
+import ray._private.runtime_env.agent.runtime_env_agent
 ray.dashboard.utils.get_all_modules(ray.dashboard.utils.DashboardAgentModule)
+import ray._private.workers.default_worker
 """
 
 
 @cache
 def compiled() -> None:
-    """Import what Ray's processes import, so that each of them finds it compiled."""
-    subprocess.run([*FIRST, sys.executable, "-c", MODULES], capture_output=True, check=False)
+    """Import what Ray's processes import, unless it was done before: each of them finds it compiled."""
+    ray = importlib.util.find_spec("ray")
+    if ray is None or ray.origin is None:
+        return
+    last = Path(ray.origin).parent / "_private/workers/default_worker.py"  # Ray runs it, and imports it nowhere
+    if not Path(importlib.util.cache_from_source(str(last))).exists():
+        subprocess.run([*FIRST, sys.executable, "-c", MODULES], capture_output=True, check=False)
+
+
+@contextmanager
+def no_dashboard() -> Iterator[None]:
+    """Start no process of the dashboard in the block: without the dashboard it would report what is used of Ray."""
+    import ray._private.services
+
+    with patch.object(ray._private.services, "start_api_server", lambda *_, **__: (None, None)):
+        yield
 
 
 @contextmanager

@@ -13,7 +13,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from ray_nodes import small_agents
+from ray_nodes import no_dashboard, small_agents
 
 __all__ = ["dask_cluster", "ray_cluster"]
 
@@ -31,7 +31,7 @@ def ray_cluster() -> None:
     """Two nodes of one core. A process that works is killed, and then the node that is not the head with all of its."""
     from ray.cluster_utils import Cluster
 
-    with small_agents():
+    with no_dashboard(), small_agents():
         cluster: Any = Cluster(initialize_head=True, head_node_args=HEAD)
         node = cluster.add_node(**NODE)
     _say(address=cluster.address)
