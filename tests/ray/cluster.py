@@ -17,21 +17,21 @@ from typing import Any
 import ray
 from command import serve_run
 from layered import WITHOUT_HAPROXY
-from load import Load, slow
+from load import Load, mean_of_squares, slow
 from ray import serve
 from ray.cluster_utils import Cluster
 from reporting import Logs, cpu_s, ray_starts, report, say
 
 from lossd.ray import app, url
-from ray_nodes import small_agents
+from ray_nodes import no_dashboard, small_agents
 
 CONNECTIONS = 8
-LONG_PAUSE_S = 0.1
+LONG_PAUSE_S = 0.25
 """While replicas start one after the other, which takes most of a minute: hundreds of requests are enough."""
 SHORT_PAUSE_S = 0.05
 """Around the death of a node, which takes a second."""
 STORE = {"object_store_memory": 80 << 20}
-HEAD = {"num_cpus": 0, "include_dashboard": False, "include_log_monitor": False, "no_monitor": True, **STORE}
+HEAD = {"num_cpus": 1, "include_dashboard": False, "include_log_monitor": False, "no_monitor": True, **STORE}
 ARGUMENTS: dict[str, Any] = {
     "replicas": 1, "max_replicas": 2, "cpus": 1, "per_node": 1, "compiled": False, "poll_us": 0, "log_format": "text"
 }  # fmt: skip
@@ -39,10 +39,8 @@ ARGUMENTS: dict[str, Any] = {
 
 def main(folder: Path) -> None:
     """Run the scenarios one after the other."""
-    with ray_starts():
-        with small_agents():
-            cluster = Cluster(initialize_head=True, head_node_args=HEAD)
-        nodes = [cluster.add_node(num_cpus=1, **STORE)]  # its agent serves figures
+    with ray_starts(), no_dashboard():
+        cluster = Cluster(initialize_head=True, head_node_args=HEAD)
     logs = Path(cluster.head_node.get_logs_dir_path())
     without_haproxy(cluster.address, folder / "layered", logs)
 
@@ -53,12 +51,12 @@ def main(folder: Path) -> None:
     serve_run(folder / "log", cluster.address, ARGUMENTS, Logs(logs))
 
     with ray_starts(), small_agents():
-        nodes.append(cluster.add_node(num_cpus=1, **STORE))
-    with Load(url(), 4, slow) as load:
+        node = cluster.add_node(num_cpus=1, **STORE)
+    with Load(url(), 4, slow) as load:  # they wait for long, which asks for a second replica at once
         begin = time.monotonic()
         while replicas("RUNNING") < 2 and time.monotonic() - begin < 120:
             if replicas("STARTING"):
-                load.pause_s = 0.5  # the start needs the processor
+                load.ask, load.pause_s = mean_of_squares, LONG_PAUSE_S  # the start needs the processor
             time.sleep(0.5)
         scaled_s = time.monotonic() - begin
     report("scaled", load, scaled_s)
@@ -75,7 +73,7 @@ def main(folder: Path) -> None:
     with Load(url(), CONNECTIONS, pause_s=SHORT_PAUSE_S) as load:
         load.wait_for(100)
         begin = time.monotonic()
-        os.kill(nodes[0].all_processes["raylet"][0].process.pid, signal.SIGKILL)
+        os.kill(node.all_processes["raylet"][0].process.pid, signal.SIGKILL)
         load.wait_for(300)
         killed_s = time.monotonic() - begin
     report("node killed", load, killed_s)

@@ -18,7 +18,7 @@ Ask = Callable[[LossClient, np.random.Generator], bool]
 """Sends a request, and returns whether the answer is right."""
 
 ROWS, COLUMNS = 64, 10
-PAIRS = 1024
+PAIRS = 2048
 PAUSE_S = 0.01
 
 
