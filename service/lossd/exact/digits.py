@@ -99,16 +99,25 @@ def by_place(places: Array, index: Array, digits: Array, count: int) -> dict[int
 
 def grouped(index: Array, digits: Array) -> Part:
     """Return the sums of the digits of equal indices, by rising index."""
-    if not index.size:
+    if (index[1:] > index[:-1]).all():
         return index, digits
     order = np.argsort(index, kind="stable")
     index = index[order]
-    starts = np.flatnonzero(np.diff(index, prepend=-1))
+    starts = starts_of(index)
     return index[starts], np.add.reduceat(digits[order], starts)
+
+
+def starts_of(index: Array) -> Array:
+    """Return where each run of equal entries starts."""
+    starts = np.ones(len(index), bool)
+    np.not_equal(index[1:], index[:-1], out=starts[1:])
+    return np.flatnonzero(starts)
 
 
 def united(parts: list[Part], count: int) -> Part:
     """Return the sums of the digits of equal indices, below ``count``; each part's indices rise."""
+    if len(parts) == 1:
+        return parts[0]
     index, digits = parts[0]
     others = parts[1:]
     if all(np.array_equal(index, indices) for indices, _ in others):

@@ -10,6 +10,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from lossd.exact.digits import starts_of
+
 __all__ = ["IntegerSums"]
 
 Array = npt.NDArray[Any]
@@ -213,7 +215,7 @@ class IntegerSums:
             else:
                 order = np.argsort(index, kind="stable")
                 index = index[order]
-                starts = np.flatnonzero(np.diff(index, prepend=-1))
+                starts = starts_of(index)
                 answer._index, answer._values = index[starts], np.add.reduceat(values[order], starts)
                 return answer
             answer._index = np.flatnonzero(sums)
@@ -243,7 +245,7 @@ class IntegerSums:
         index = np.concatenate([index for index, _ in parts])
         order = np.argsort(index, kind="stable")
         index = index[order]
-        starts = np.flatnonzero(np.diff(index, prepend=-1))
+        starts = starts_of(index)
         values = np.add.reduceat(np.concatenate([values for _, values in parts])[order], starts)
         self._index, self._values = index[starts], values
 

@@ -39,6 +39,7 @@ from lossd.exact.digits import (
     check_digits,
     grouped,
     size_of,
+    starts_of,
     united,
 )
 from lossd.exact.integers import DIGIT, MOST, UNIT, digits_of, integer_of, number_of
@@ -193,8 +194,13 @@ class ExactSums:
         return answer
 
     def split(self, parts: int) -> list[ExactSums]:
-        """Return as many neighbouring sums in each of several parts, whose bytes are made together."""
+        """Return as many neighbouring sums in each of several parts, whose bytes are made together; one part is these.
+
+        These sums are not to change afterwards.
+        """
         self._settle()
+        if parts == 1:
+            return [self]
         count = self.count // parts
         answers = [ExactSums(count) for _ in range(parts)]
         placed = sorted(self._placed().items())
@@ -209,9 +215,8 @@ class ExactSums:
         index, digits, places = index[order], digits[order], places[order]
         columns = places.astype(np.uint8), index.astype("<u4"), digits.astype("<i4")
         bounds = np.searchsorted(part[order], np.arange(parts + 1)).tolist()
-        ends = np.flatnonzero(np.diff(part[order] * 256 + places, append=-1)) + 1
         first = 0
-        for end in ends.tolist():
+        for end in [*starts_of(part[order] * 256 + places)[1:].tolist(), len(order)]:
             answers[int(part[order[first]])]._place(int(places[first]), index[first:end], digits[first:end])
             first = end
         for answer, first, last in zip(answers, bounds, bounds[1:], strict=False):
@@ -622,9 +627,14 @@ class ExactSums:
             index, digits = united([*parts.pop(place), *([] if before is None else [before])], self.count)
             carry = (digits + (1 << DIGIT - 1)) >> DIGIT
             digits = digits - (carry << DIGIT)
-            if (carried := carry != 0).any():
+            if carry.any():
+                carried = carry != 0
                 parts.setdefault(place + 1, []).append((index[carried], carry[carried]))
-            if (kept := digits != 0).any():
+            kept = digits != 0
+            if kept.all():
+                if kept.size:
+                    self._digits[place] = index, digits
+            elif kept.any():
                 self._digits[place] = index[kept], digits[kept]
 
     def _place(self, place: int, index: Array, digits: Array) -> None:
