@@ -30,11 +30,9 @@ async () => {
 
 
 @pytest.fixture(scope="module")
-def curves(browser, service):
-    page = browser.new_page()
-    page.goto(f"{service.url}/#/losses")
-    yield page.evaluate(DRAW)
-    page.close()
+def curves(open_window, service):
+    open_window.goto(f"{service.url}/#/nowhere")
+    return open_window.evaluate(DRAW)
 
 
 def test_a_point_is_the_value_of_its_request(curves) -> None:

@@ -224,13 +224,6 @@ def test_the_compare_box_leaves_out_what_is_drawn_and_says_when_it_is_full(visit
     assert "8 curves at most" in page.get_by_label("Compare with").inner_text()
 
 
-def test_a_gradient_with_respect_to_something_else_is_not_on_the_same_axis(visit) -> None:
-    page = opened(visit, "bce_with_logits?x=probability&with=bce")
-    text = page.locator(".drawing").inner_text()
-    assert "The gradient of bce is with respect to" in text
-    assert "is not drawn" in text
-
-
 def test_sliders_move_beside_the_plot_on_a_phone(visit) -> None:
     page = opened(visit, "focal", size=(390, 844))
     page.locator("#field-gamma").evaluate("e => e.scrollIntoView({ block: 'end' })")
