@@ -55,6 +55,8 @@ def environment(folder: Path) -> dict[str, str]:
         "RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S": "3",  # the default is 30
         "RAY_SERVE_REPLICA_AUTOSCALING_METRIC_PUSH_INTERVAL_S": "1",  # the default is 10
         "RAY_SERVE_CONTROL_LOOP_INTERVAL_S": "0.5",  # the default is 0.1, which takes a tenth of a core
+        "REPORTER_UPDATE_INTERVAL_MS": "60000",  # of a node's own figures; the default is 5000
+        "RAY_prestart_worker_first_driver": "0",  # else a driver starts a process that no replica takes
         "PYTHONPATH": os.pathsep.join([*sys.path, str(HERE)]),
         "PATH": os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]]),
     }
