@@ -126,10 +126,16 @@ def test_masked_entries_change_nothing(case: Case, parameters: Parameters) -> No
         torch.testing.assert_close(gradient, expected, rtol=1e-12, atol=1e-300)
     if parameters is not case.parameters[0]:  # no parameter reads what follows
         return
-    # A weight of 0 is a mask of 0, and so are integers.
-    for other in ({"element_weight": keep.double()}, {"element_weight": keep.long()}, {"mask": keep.to(torch.int8)}):
-        again = alone(request, {**poisoned(tensors, recipe, keep), **other})
-        same(again, found)
+    # A weight of 0 is a mask of 0, and so are integers; what the metrics read of integers, the batch below shows.
+    of_loss = {"loss": request["loss"], "outputs": ["loss", "gradient"]}
+    by_loss = alone(of_loss, sent)
+    for asked, other, answer in (
+        (request, {"element_weight": keep.double()}, found),
+        (of_loss, {"element_weight": keep.long()}, by_loss),
+        (of_loss, {"mask": keep.to(torch.int8)}, by_loss),
+    ):
+        again = alone(asked, {**poisoned(tensors, recipe, keep), **other})
+        same(again, answer)
         for name, gradient in again.gradients.items():
             assert torch.equal(gradient, found.gradients[name])
     # In a batch, beside one that counts whole and one whose mask is wrong.

@@ -43,7 +43,7 @@ def merged(batches: list[Run], rng: np.random.Generator) -> Run:
 
 
 @pytest.mark.parametrize("task", tasks())
-@settings(max_examples=3)
+@settings(max_examples=2)
 @given(seed=st.integers(0, 2**32 - 1))
 def test_a_run_is_one_evaluation_however_it_is_split(task: str, seed: int) -> None:
     rng = np.random.default_rng(seed)
