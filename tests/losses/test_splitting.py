@@ -219,16 +219,17 @@ def test_threads_and_many_rows_change_no_bit(case: Case, parameters: Parameters,
 @each_row(FIRST)
 def test_threads_and_long_rows_change_no_bit(case: Case, parameters: Parameters) -> None:
     """Rows so long that threads share one of them: a sum over it must not depend on how many rows there are."""
-    for dtype, outputs in ((torch.float32, OUTPUTS[0]), (torch.float32, OUTPUTS[1]), (torch.float64, OUTPUTS[0])):
+    for dtype, ways in ((torch.float32, OUTPUTS), (torch.float64, OUTPUTS[:1])):
         inputs = longer(case, parameters, 2, dtype)
         if inputs is None:
             return
-        request = asked(case, parameters, "none", outputs)
-        with threads(1):
-            wanted = one_by_one(request, inputs, cut(2))
-        with threads(3):
-            found = one_by_one(request, inputs, cut(2, 1))
-        assert_same_bits(found, wanted, f"{outputs}, two requests, three threads, {dtype}")
+        for outputs in ways:
+            request = asked(case, parameters, "none", outputs)
+            with threads(1):
+                wanted = one_by_one(request, inputs, cut(2))
+            with threads(3):
+                found = one_by_one(request, inputs, cut(2, 1))
+            assert_same_bits(found, wanted, f"{outputs}, two requests, three threads, {dtype}")
 
 
 def longer(case: Case, parameters: Parameters, rows: int, dtype: torch.dtype) -> dict[str, Tensor] | None:
