@@ -52,7 +52,7 @@ def main(folder: Path) -> None:
 
     with ray_starts(), small_agents():
         node = cluster.add_node(num_cpus=1, **STORE)
-    with Load(url(), 4, slow) as load:  # they wait for long, which asks for a second replica at once
+    with Load(url(), 4, slow) as load:  # their backlog asks for a second replica
         begin = time.monotonic()
         while replicas("RUNNING") < 2 and time.monotonic() - begin < 120:
             if replicas("STARTING"):
