@@ -91,7 +91,7 @@ def table(scores: np.ndarray, classes: np.ndarray) -> bytes:
     return "\n".join([HEAD, *map(",".join, rows)]).encode()
 
 
-# Files of scores and classes. The first has no names that tell which is which: a page keeps the choice that it has.
+# Files of scores and classes. The first and the last have no names that tell which is which.
 BIG: dict[str, Callable[[np.ndarray, np.ndarray], dict[str, bytes]]] = {
     "npz, neither is called anything": lambda scores, classes: {
         "batch__npz": npz(np.savez_compressed, arr_0=scores, arr_1=classes)
@@ -108,6 +108,7 @@ BIG: dict[str, Callable[[np.ndarray, np.ndarray], dict[str, bytes]]] = {
         "prediction__npy": npy(scores), "target__npy": npy(classes.astype(np.uint16)),
     },
     "csv": lambda scores, classes: {"data__csv": table(scores, classes)},
+    "npz, where inputs have files": lambda scores, classes: {"next__npz": npz(np.savez, arr_0=scores, arr_1=classes)},
 }  # fmt: skip
 
 
@@ -124,6 +125,17 @@ def test_a_dropped_file_has_the_loss_that_the_python_client_is_answered(visit, s
         assert loss == expected.loss, name
         cells = page.locator(".heat").first.locator("tbody td").all_inner_texts()
         assert [int(cell) for cell in cells] == np.ravel(expected.metrics.confusion_matrix).tolist(), name
+
+
+def test_an_array_that_may_be_any_input_s_is_left_to_the_reader(visit, service: Running) -> None:
+    page = opened(visit)
+    loss = after(page, lambda: drop(page, prediction__npy=npy(SCORES), target__npy=npy(CLASSES)))
+    assert after(page, lambda: drop(page, second__npy=npy(2 * SCORES))) == loss
+    page.get_by_text("No input has the name of second.npy: choose it as the source of one.").wait_for()
+    choice = page.get_by_label("Source of prediction")
+    chosen = after(page, lambda: choice.select_option("second.npy · 64 × 10 float32"))
+    with LossClient(service.url) as lossd:
+        assert chosen == lossd.evaluate("cross_entropy", 2 * SCORES, CLASSES).loss
 
 
 def test_files_can_be_chosen_and_arrays_assigned_by_hand(visit, service: Running, tmp_path: Path) -> None:

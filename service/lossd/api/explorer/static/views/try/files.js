@@ -60,7 +60,10 @@ export function fileZone(state, request, arrays, { signal, announce, changed }) 
     changed();
   }
 
-  /** Assign new arrays to inputs: by their names, then in order to the inputs without data. */
+  /**
+   * Assign new arrays to inputs: by their names, then in order to the inputs without data. A new array for each input
+   * replaces what they all had. Others are left for the reader to choose, who is told so.
+   */
   function assign(first) {
     const fresh = arrays.map((_, i) => i).slice(first);
     const names = request.names();
@@ -72,8 +75,12 @@ export function fileZone(state, request, arrays, { signal, announce, changed }) 
       state.texts[input] ??= "";
     }
     const rest = fresh.filter((i) => !Object.values(state.files).includes(i));
-    for (const name of names)
-      if (!(name in state.files) && !state.texts[name] && rest.length) state.files[name] = rest.shift();
+    const empty = names.filter((name) => !(name in state.files) && !state.texts[name]);
+    for (const name of rest.length === names.length ? names : empty) if (rest.length) state.files[name] = rest.shift();
+    if (rest.length) {
+      const labels = rest.map((i) => arrays[i].label).join(", ");
+      problem.textContent += ` No input has the name of ${labels}: choose it as the source of one.`;
+    }
   }
 }
 
