@@ -52,8 +52,6 @@ demo: service
 # The bytecode is compiled too, before processes that start at once would each compile it.
 # Tests run in two processes more than there are cores, because many wait. A process takes neighbouring tests, and then half
 # of the tests another has left.
-# Threads of torch that wait for each other sleep: those of two processes would keep both cores busy.
-test: export OMP_WAIT_POLICY := passive
 test: install
 	$(BIN)/lossd compile
 	$(BIN)/python -m compileall -q service client

@@ -1,12 +1,13 @@
-"""Tables of short rows: one item of pytest runs all rows of a loss or task, and a failure names its row.
+"""Tables of short rows: one item of pytest runs many of them, goes on after one that fails, and names each that failed.
 
-pytest takes about 2 ms for an item, in each process that collects it: more than most rows take.
+An item of pytest takes about 5 ms over all processes: more than most rows take.
 """
 
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from functools import wraps
 from typing import Any
 
@@ -15,7 +16,53 @@ from _pytest.mark import ParameterSet
 
 import evaluating
 
+__all__ = ["each_row", "gathering", "in_one_item"]
+
 Test = Callable[..., None]
+
+
+@contextmanager
+def gathering() -> Iterator[Callable[[object], AbstractContextManager[None]]]:
+    """Give blocks their names. What is raised in them is raised together at the end, each with its block's name."""
+    failures: list[BaseException] = []
+
+    @contextmanager
+    def named(name: object) -> Iterator[None]:
+        try:
+            yield
+        except (Exception, BaseExceptionGroup, pytest.fail.Exception) as error:
+            error.add_note(f"in {name}")
+            failures.append(error)
+
+    try:
+        yield named
+    finally:  # a row that is skipped ends the item, and hides no failure
+        if failures:
+            raise BaseExceptionGroup("rows of the table fail", failures)
+
+
+def in_one_item(names: str, values: Iterable[Any]) -> Callable[[Test], Test]:
+    """Return a decorator like ``pytest.mark.parametrize``, whose test runs with all values in one item.
+
+    Args:
+        names: The arguments that the values are of, with commas between them.
+        values: A value for each run; a tuple of them if there are several names.
+    """
+    arguments, rows = names.replace(" ", "").split(","), list(values)
+
+    def decorate(test: Test) -> Test:
+        @wraps(test)
+        def run(**others: Any) -> None:
+            with gathering() as named:
+                for row in rows:
+                    entries = row if len(arguments) > 1 else (row,)
+                    with named(", ".join(str(entry)[:80] for entry in entries)):
+                        test(**dict(zip(arguments, entries, strict=True)), **others)
+
+        _take(run, [name for name in inspect.signature(test).parameters if name not in arguments])
+        return run
+
+    return decorate
 
 
 def each_row(rows: Iterable[ParameterSet], *, both_ways: bool = False) -> Callable[[Test], Test]:
@@ -34,28 +81,25 @@ def each_row(rows: Iterable[ParameterSet], *, both_ways: bool = False) -> Callab
         @wraps(test)
         def run(rows: list[ParameterSet], **fixtures: Any) -> None:
             passes = fixtures.pop("passes") if both_ways else None
-            for row in rows:
-                for way in ways(row) if both_ways else (None,):
-                    try:
-                        with pytest.MonkeyPatch.context() as patch:
-                            if way is not None:
+            with gathering() as named:
+                for row in rows:
+                    for way in ways(row) if both_ways else ("",):
+                        with named(f"row {row.id} {way}".rstrip()), pytest.MonkeyPatch.context() as patch:
+                            if way:
                                 patch.setattr(evaluating, "passes", passes if way == "compiled" else None)
                             test(*row.values, **fixtures)
-                    except BaseException as failure:  # pytest.fail raises no Exception
-                        failure.add_note(f"in row {row.id}" + (f", {way}" if way else ""))
-                        raise
 
-        signature = inspect.signature(test)
-        fixtures = list(signature.parameters)[len(next(iter(of_losses.values()))[0].values) :]
-        run.__signature__ = signature.replace(  # type: ignore[attr-defined]
-            parameters=[
-                inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY)
-                for name in ("rows", *(["passes"] if both_ways else []), *fixtures)
-            ]
-        )
-        return pytest.mark.parametrize("rows", [pytest.param(own, id=name) for name, own in of_losses.items()])(run)
+        fixtures = list(inspect.signature(test).parameters)[len(next(iter(of_losses.values()))[0].values) :]
+        _take(run, ["rows", *(["passes"] if both_ways else []), *fixtures])
+        return pytest.mark.parametrize("rows", [pytest.param(some, id=name) for name, some in of_losses.items()])(run)
 
     return decorate
+
+
+def _take(run: Test, names: Iterable[str]) -> None:
+    """Let pytest see these arguments of a test."""
+    parameters = [inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY) for name in names]
+    run.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
 
 
 def ways(row: ParameterSet) -> tuple[str, ...]:

@@ -17,7 +17,6 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from tritonclient.http import InferRequestedOutput
 
-from gathering import gathering
 from lossd.losses import REGISTRY
 from lossd.metrics import METRICS
 from lossd_client import wire
@@ -25,6 +24,7 @@ from lossd_client.wire import safetensors
 from losses.cases import CASES
 from losses.cases_composed import COMPOSITIONS
 from metrics.measuring import NEEDED
+from rows import gathering
 from wire.stock import infer_inputs
 
 BINARY = "application/vnd.safetensors"

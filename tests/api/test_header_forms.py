@@ -11,7 +11,6 @@ from typing import Any
 import pytest
 
 from evaluating import layout
-from gathering import gathering
 from lossd.api.evaluate import plan_of
 from lossd.api.header_forms import FORMS, found_by_form, learn_form
 from lossd.api.tensor_route import CheckedHeader
@@ -22,6 +21,7 @@ from lossd_client.wire import DTYPES, safetensors
 from lossd_client.wire.tensor import element_count
 from losses.case import Case, Parameters
 from losses.test_values import ROWS
+from rows import gathering
 
 SCORES: Layout = {"prediction": ("float32", (4, 3)), "target": ("int64", (4,))}
 PAIR: Layout = dict.fromkeys(("prediction", "target"), ("float32", (7, 2)))

@@ -9,8 +9,8 @@ from typing import Any
 import httpx
 import pytest
 
-from gathering import gathering
 from lossd.api.inference.models import models
+from rows import gathering
 from serving import running
 
 NEEDS = {

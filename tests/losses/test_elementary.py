@@ -17,9 +17,9 @@ from torch import Tensor
 from torch.nn import functional
 
 import lossd.losses
-from gathering import in_one_item
 from lossd.losses import elementary, operations
 from losses.test_splitting import SHARED, threads
+from rows import in_one_item
 
 FLOATS = (torch.float32, torch.float64)
 

@@ -16,12 +16,12 @@ from torch import Tensor
 from torch.nn import functional
 
 from evaluating import alone
-from gathering import in_one_item
 from lossd.losses.formula import FormulaError
 from lossd.losses.formula_parser import MAX_STEPS, parse
 from lossd.losses.operations import OPERATIONS
 from lossd.request.planning import make_plan
 from lossd_client.errors import InvalidRequest, MissingInput, NotEvaluable, ShapeMismatch, UnknownInput
+from rows import in_one_item
 
 
 def seeded(*shape: int, seed: int = 0) -> Tensor:

@@ -8,11 +8,11 @@ import pytest
 import torch
 
 from evaluating import Evaluated, alone, together
-from gathering import in_one_item
 from losses.case import Case, Composition, Parameters
 from losses.cases_composed import COMPOSITIONS
 from losses.test_batching import requests, row_counts
 from losses.test_values import ROWS
+from rows import in_one_item
 from serving import running
 
 pytestmark = [

@@ -6,11 +6,11 @@ import re
 import tomllib
 from importlib import resources
 
-from gathering import in_one_item
 from lossd.losses import REGISTRY, guides
 from lossd.losses.guides import guide
 from lossd.losses.registry import Loss
 from lossd.metrics import METRICS
+from rows import in_one_item
 
 GREEK = {
     "alpha": "α", "beta": "β", "gamma": "γ", "delta": "δ", "epsilon": "ε", "varepsilon": "ε", "kappa": "κ",

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from evaluating import alone
-from gathering import in_one_item
+from rows import in_one_item
 
 INF = math.inf
 SIGMOID = 1 / (1 + math.exp(-0.5))

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from evaluating import alone
-from gathering import in_one_item
+from rows import in_one_item
 
 DIGITS = 50
 

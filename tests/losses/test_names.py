@@ -18,13 +18,13 @@ from sklearn.metrics import (
 from torch.nn import functional
 
 from evaluating import alone
-from gathering import in_one_item
 from lossd.losses import REGISTRY
 from lossd.losses.lookup import find_loss
 from lossd.losses.names import METRICS, NOT_HERE, NOT_QUITE, SYNONYMS, folded, meaning
 from lossd.metrics import METRICS as TASK_METRICS
 from lossd.request.planning import make_plan
 from lossd_client.errors import InvalidRequest, UnknownLoss
+from rows import in_one_item
 
 
 def hint(name: str) -> str:

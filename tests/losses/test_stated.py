@@ -10,11 +10,10 @@ import pytest
 import torch
 
 from evaluating import alone
-from gathering import in_one_item
 from lossd.request.planning import make_plan
 from losses.case import Case, Refused, Stated, tensors
 from losses.cases import CASES
-from rows import each_row
+from rows import each_row, in_one_item
 
 STATED = [pytest.param(c, s, id=f"{c}-{s.title}") for c in CASES for s in c.stated]
 

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from gathering import in_one_item
 from lossd.losses import REGISTRY
 from losses.case import Case
 from losses.cases import CASES
 from losses.cases_composed import COMPOSITIONS
+from rows import in_one_item
 
 
 def test_table_and_registry_hold_the_same_names() -> None:

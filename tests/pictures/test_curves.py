@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 
 import lossd
-from gathering import in_one_item
 from lossd.losses import REGISTRY
 from lossd.pictures.axes import all_axes, axes_of
 from lossd.pictures.curves import MAX_LINES, OPTIONS, Curve, Line, PointAnswer, curve
 from lossd_client.errors import InvalidRequest, NotEvaluable, Problem, UnknownLoss
+from rows import in_one_item
 
 Array = np.ndarray[Any, Any]
 

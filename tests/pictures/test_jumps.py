@@ -7,9 +7,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from gathering import in_one_item
 from lossd.cli.plot import curve_document
 from lossd.pictures.jumps import Jump, jumps, stepped
+from rows import in_one_item
 
 
 def document(name: str, **options: Any) -> dict[str, Any]:
