@@ -44,10 +44,24 @@ def cpu_s(pids: Iterable[int]) -> float:
 
 def memory_bytes(pid: int) -> int:
     """Return the memory of a process and its descendants; pages that they share count once."""
-    sizes_kib = []
+    return _sizes_bytes(pid, "Pss")
+
+
+def written_bytes(pid: int) -> int:
+    """Return the memory that a process and its descendants have written; shared memory counts once.
+
+    Other pages count in each process that has them. Processes forked from the same one, which come and go, do not
+    change that.
+    """
+    return _sizes_bytes(pid, "Anonymous|Pss_Shmem")
+
+
+def _sizes_bytes(pid: int, fields: str) -> int:
+    sizes_kib: list[str] = []
     for each in processes(pid):
         with suppress(OSError):
-            sizes_kib += re.findall(r"^Pss:\s+(\d+) kB$", Path(f"/proc/{each}/smaps_rollup").read_text(), re.MULTILINE)
+            text = Path(f"/proc/{each}/smaps_rollup").read_text()
+            sizes_kib += re.findall(rf"^(?:{fields}):\s+(\d+) kB$", text, re.MULTILINE)
     return sum(map(int, sizes_kib)) << 10
 
 

@@ -21,7 +21,7 @@ from click.testing import CliRunner
 
 from chaos.bodies import HEADERS, safetensors_body
 from chaos.http import head
-from chaos.service import cpu_s, memory_bytes
+from chaos.service import cpu_s, written_bytes
 from fronts.group import Group, eventually, group, is_alive
 from lossd.cli import main
 
@@ -181,7 +181,7 @@ def test_all_fronts_together_hold_no_more_than_the_budget(tmp_path):
     body = safetensors_body({"loss": {"name": "mse"}, "outputs": ["loss"]}, prediction=zeros, target=zeros)
     sent = head("POST", "/v1/evaluate", HEADERS, len(body)) + body[:-1]
     with group(tmp_path, 2, f"--queue-bytes={budget}") as one, ExitStack() as stack:
-        idle = memory_bytes(one.parent.pid)
+        idle = written_bytes(one.parent.pid)
         for _ in range(3 * budget // len(body)):
             connection = stack.enter_context(socket.create_connection(("127.0.0.1", one.port), timeout=60))
             with suppress(ConnectionError):  # it is refused
@@ -189,7 +189,7 @@ def test_all_fronts_together_hold_no_more_than_the_budget(tmp_path):
         eventually(lambda: one.metric("lossd_queue_bytes") > budget - 2 * len(body))
         time.sleep(0.5)
         assert one.metric("lossd_queue_bytes") <= budget
-        assert budget / 2 < memory_bytes(one.parent.pid) - idle < 1.2 * budget
+        assert budget / 2 < written_bytes(one.parent.pid) - idle < 1.2 * budget
 
 
 def test_a_killed_front_is_replaced_and_the_others_never_notice(shared):

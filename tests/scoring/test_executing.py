@@ -107,7 +107,7 @@ def on(monkeypatch: pytest.MonkeyPatch, executor: Any, chunk_bytes: int = SMALL)
 # The same answer
 
 
-@pytest.mark.parametrize(("chunk_bytes", "block_bytes"), [(900, 600), (SMALL, 700), (1 << 30, 2000)])
+@pytest.mark.parametrize(("chunk_bytes", "block_bytes"), [(900, 600), (SMALL, 300), (1 << 30, 2000)])
 def test_neither_chunks_nor_their_order_change_a_bit(
     chunk_bytes: int, block_bytes: int, data: Path, plain: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
