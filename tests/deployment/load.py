@@ -18,8 +18,8 @@ import torch
 from benchmarks.dialects import Safetensors
 from lossd_client import LossClient
 
-SMALL, LARGE = (64, 10), (1, 21, 288, 288)
-"""The shapes of the scores: 3 KB, and 8 MB with their targets; the sockets and the proxy between hold less."""
+SMALL, LARGE = (64, 10), (1, 21, 512, 512)
+"""The shapes of the scores: 3 KB, and 24 MB with their targets."""
 QUESTIONS = 4
 """How many each connection asks in turn."""
 GAMMA = 2.0
