@@ -24,7 +24,7 @@ from lossd_client.wire import safetensors
 from losses.cases import CASES
 from losses.cases_composed import COMPOSITIONS
 from metrics.measuring import NEEDED
-from rows import gathering
+from rows import in_one_item
 from wire.stock import infer_inputs
 
 BINARY = "application/vnd.safetensors"
@@ -125,14 +125,8 @@ def answer(http: httpx.Client) -> Callable[[str], dict[str, Any]]:
     return ask
 
 
-def test_a_loss_gives_one_answer_in_every_form(http, answer) -> None:
-    with gathering() as named:
-        for name in REQUESTS:
-            with named(name):
-                check_forms(http, answer, name)
-
-
-def check_forms(http, answer, name: str) -> None:
+@in_one_item("name", REQUESTS)
+def test_a_loss_gives_one_answer_in_every_form(http, answer, name: str) -> None:
     binary = answer(name)
     assert binary["diagnostics"]["finite"] is True
     for form in ("base64", "list"):
@@ -145,14 +139,8 @@ def check_forms(http, answer, name: str) -> None:
             np.testing.assert_array_equal(gradients(other)[of_input], gradient)
 
 
-def test_the_open_inference_protocol_gives_the_same_answer(answer, triton) -> None:
-    with gathering() as named:
-        for name in REQUESTS:
-            with named(name):
-                check_protocol(answer, triton, name)
-
-
-def check_protocol(answer, triton, name: str) -> None:
+@in_one_item("name", REQUESTS)
+def test_the_open_inference_protocol_gives_the_same_answer(answer, triton, name: str) -> None:
     request, tensors = REQUESTS[name]
     loss = dict(request["loss"])
     model = loss.pop("name")
@@ -179,14 +167,8 @@ def check_protocol(answer, triton, name: str) -> None:
     assert answered == ["loss", *(["gradient"] if of_inputs else []), *measured]
 
 
-def test_a_model_s_metadata_tell_what_is_answered(triton) -> None:
-    with gathering() as named:
-        for name in REQUESTS:
-            with named(name):
-                check_metadata(triton, name)
-
-
-def check_metadata(triton, name: str) -> None:
+@in_one_item("name", REQUESTS)
+def test_a_model_s_metadata_tell_what_is_answered(triton, name: str) -> None:
     request, tensors = REQUESTS[name]
     if len(request["loss"]) > 1:  # metadata are of every parameter at its default
         return
@@ -231,14 +213,8 @@ def wanted(*names: str) -> dict[str, Any]:
     return {"names": list(names), **NEEDED, "min_precision": 0.1} | ({"k": 2} if "top_k_accuracy" in names else {})
 
 
-def test_every_metric_of_its_task_is_answered_next_to_a_loss(http, answer) -> None:
-    with gathering() as named:
-        for name in REQUESTS:
-            with named(name):
-                check_metrics(http, answer, name)
-
-
-def check_metrics(http, answer, name: str) -> None:
+@in_one_item("name", REQUESTS)
+def test_every_metric_of_its_task_is_answered_next_to_a_loss(http, answer, name: str) -> None:
     request, tensors = REQUESTS[name]
     plain = answer(name)
     if "metrics" not in plain:
@@ -261,14 +237,8 @@ TASKS = ("binary", "multilabel", "multiclass", "regression")
 METRICS_ALONE = [(task, name) for task in TASKS for name in METRICS[task]]
 
 
-def test_a_metric_is_answered_without_a_loss(http) -> None:
-    with gathering() as named:
-        for task, name in METRICS_ALONE:
-            with named((task, name)):
-                check_alone(http, task, name)
-
-
-def check_alone(http, task: str, name: str) -> None:
+@in_one_item("task, name", METRICS_ALONE)
+def test_a_metric_is_answered_without_a_loss(http, task: str, name: str) -> None:
     rng = np.random.default_rng(0)
     tensors = {
         "binary": {"prediction": rng.standard_normal(40), "target": rng.integers(0, 2, 40)},
