@@ -20,6 +20,7 @@ import sys
 import threading
 import time
 import warnings
+import weakref
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -136,6 +137,12 @@ class _Forked(subprocess.Popen[Any]):
         self._warm = warm
         super().__init__(command, **options)
 
+    def __exit__(self, kind: type[BaseException] | None, *error: Any) -> None:
+        """Wait for the child's end. It is killed where the block has failed, before it would have let the child end."""
+        if kind is not None:
+            self.kill()
+        super().__exit__(kind, *error)
+
     def _execute_child(self, *arguments: Any) -> None:
         """Start the child, as the constructor asks for with its files as numbers, -1 where it inherits them."""
         given = inspect.signature(subprocess.Popen._execute_child).bind(self, *arguments).arguments  # type: ignore[attr-defined]
@@ -176,10 +183,10 @@ def serve(connection: socket.socket) -> list[str] | None:
         for module in next((MAINS[word] for word in request["command"] if word in MAINS), ()):
             if module not in sys.modules:
                 importlib.import_module(module)
-                gc.freeze()
+                keep_imports()
         if "--compiled" in request["command"] and pending(KERNELS):
             load_kept(KERNELS, CodeStore())  # it takes a second
-            gc.freeze()
+            keep_imports()
         told, telling = os.pipe()
         if not (between := os.fork()):
             between = os.getpid()
@@ -206,7 +213,17 @@ def import_all(modules: Sequence[str]) -> None:
             with suppress(Exception, Skipped):
                 importlib.import_module(module)
     load_kept(KERNELS, CodeStore())
+    keep_imports()
+
+
+def keep_imports() -> None:
+    """Let no process that is forked from now on visit or take apart what is imported: each page of it would be copied.
+
+    torch's libraries would unregister thousands of operators at the end, for a tenth of a second.
+    """
     gc.freeze()
+    for finalizer in list(weakref.finalize._registry):  # type: ignore[attr-defined]
+        finalizer.atexit = False
 
 
 def become(request: dict[str, Any], files: Sequence[int]) -> list[str]:
@@ -307,12 +324,13 @@ if __name__ == "__main__":
     from lossd.recorder import keeper
 
     create_app(Settings(engine="inline"))  # what is imported or made with the first one is there for all
-    gc.freeze()
+    keep_imports()
     command = serve(socket.socket(fileno=int(sys.argv[1])))
     while command is not None and (TESTS in command or ("lossd.cli" in command and not FrontConfig.in_environment())):
         pid = os.getpid()
         command = keep_warm(command, (worker_process, parent, keeper, drawing))
         if os.getpid() == pid:
             break
-    if command is not None:
-        run_and_end(command)
+    if command is None:
+        os._exit(0)  # as at the end of a command: taking torch apart would take a second
+    run_and_end(command)
