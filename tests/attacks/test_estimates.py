@@ -27,7 +27,7 @@ from .test_work import peak_bytes
 FACTOR = 6
 """How far an estimate may be off: a machine of another kind, or one that is busy, is by two."""
 
-FIXED_S = 0.005
+FIXED_S = 0.01
 BLOCK_BYTES = 8 << 20
 """Pairs are compared a block at a time."""
 
