@@ -181,13 +181,17 @@ def test_the_client_loads_no_framework() -> None:
 
 def test_losses_metrics_and_an_evaluation_load_no_server() -> None:
     server = {*FRAMEWORKS, "lossd.engine", "lossd.api", "lossd.logs"}
-    *parts, (_, loaded) = loaded_after(
-        "import lossd.losses", "import lossd.metrics", "import lossd; lossd.evaluate('mse', [1.0], [2.0])"
+    *parts, (_, loaded), (_, loaded_by_autograd) = loaded_after(
+        "import lossd.losses",
+        "import lossd.metrics",
+        "import lossd; lossd.evaluate('mse', [1.0], [2.0])",
+        "lossd.evaluate('ciou', [[0.0, 0.0, 1.0, 1.0]], [[0.0, 0.0, 2.0, 2.0]])",
     )
     for step, loaded_before in parts:
         assert not loaded_before & {*server, "httpx", "lossd.configuration"}, step
     loaded -= {"click"}  # httpx loads it, where it is, for a command of its own
     assert not loaded & server
+    assert "sympy" not in loaded_by_autograd, "it takes half a second, and 38 MiB of each worker"
 
 
 def test_states_of_runs_are_merged_without_torch() -> None:

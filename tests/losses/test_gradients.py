@@ -8,6 +8,7 @@ from torch import Tensor
 
 from lossd.evaluation.validation import INDICES
 from lossd.losses import REGISTRY, softmax
+from lossd.losses.autograd import vjp
 from lossd.losses.registry import Loss, Unreduced
 from losses.case import Case, Parameters
 from losses.cases import CASES
@@ -106,3 +107,18 @@ def test_what_is_written_out_equals_autograd_with_a_number_for_each_row(
     }
     closed, plain = both(loss, inputs, arguments(loss, {}) | numbers)
     torch.testing.assert_close(closed, plain, rtol=1e-12, atol=1e-13)
+
+
+def test_a_vjp_is_what_torch_documents() -> None:
+    """It calls what torch.autograd.grad ends in, by an undocumented name."""
+    random = torch.Generator().manual_seed(0)
+    x, absent = (torch.randn(6, 3, generator=random, dtype=torch.float64).requires_grad_() for _ in range(2))
+    value, upstream = (x.sigmoid() * x).logsumexp(1), torch.randn(6, generator=random, dtype=torch.float64)
+    first, zero = vjp(value, [x, absent], upstream, twice=True)
+    expected, _ = torch.autograd.grad(value, [x, absent], upstream, create_graph=True, materialize_grads=True)
+    assert torch.equal(first, expected)
+    assert torch.equal(zero, torch.zeros_like(absent))
+    second = vjp(first, [x], torch.ones_like(first), keep=True)
+    assert torch.equal(*second, *torch.autograd.grad(expected, x, torch.ones_like(expected), retain_graph=True))
+    assert torch.equal(*second, *vjp(first, [x], torch.ones_like(first)))
+    assert torch.equal(*vjp(zero, [absent], torch.ones_like(zero)), torch.zeros_like(absent))

@@ -21,6 +21,7 @@ from lossd.evaluation.batch import TensorBatch
 from lossd.evaluation.diagnostics import describe, passed_up, warning
 from lossd.evaluation.row_values import RowValues
 from lossd.job import Recipe
+from lossd.losses.autograd import vjp
 from lossd.losses.registry import Loss, Unreduced
 from lossd_client.errors import Problem
 
@@ -98,7 +99,7 @@ def compose(loss: Loss, batch: TensorBatch, evaluate: EvaluateBatch, evaluate_ro
         else (unreduced, torch.ones_like(unreduced))
     )
     sources = [losses, *(own_inputs[name] for name in recipe.gradients if name in own_inputs)]
-    shares, *input_gradients = torch.autograd.grad(value, sources, torch.ones_like(value), materialize_grads=True)
+    shares, *input_gradients = vjp(value, sources, torch.ones_like(value))
     host_shares = shares.cpu()
     if loss.per_sample and not ((evaluated[0].values.denominators != 0) & (host_shares != 0)).any():
         weight = torch.zeros_like(weight)

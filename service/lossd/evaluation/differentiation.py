@@ -12,6 +12,7 @@ from torch import Tensor
 from lossd.evaluation import gradient, hessian
 from lossd.evaluation.batch import TensorBatch
 from lossd.evaluation.inputs import DeviceInputs
+from lossd.losses.autograd import vjp
 from lossd.losses.reduction import Reducer, Segments
 from lossd.losses.registry import Loss, Unreduced
 
@@ -56,7 +57,7 @@ class LossOfBatch:
         value, weight = (unreduced.value, unreduced.weight) if isinstance(unreduced, Unreduced) else (unreduced, None)
         upstream = reduction.upstream(weight).expand(value.shape)
         gradients = (
-            torch.autograd.grad(value, list(leaves.values()), upstream.to(value.dtype), materialize_grads=True)
+            vjp(value, list(leaves.values()), upstream.to(value.dtype))
             if value.requires_grad
             else [torch.zeros_like(leaf) for leaf in leaves.values()]
         )

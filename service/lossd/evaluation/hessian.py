@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from lossd.losses.autograd import vjp
 from lossd.losses.reduction import Segments
 from lossd.losses.registry import Loss, Unreduced
 
@@ -128,7 +129,5 @@ def _derivative(value: Tensor, leaf: Tensor, factor: Tensor, *, twice: bool = Fa
     if not value.requires_grad:
         return torch.zeros_like(leaf)
     with torch.enable_grad():
-        [found] = torch.autograd.grad(
-            value, [leaf], factor, create_graph=twice, retain_graph=twice or keep, materialize_grads=True
-        )
+        [found] = vjp(value, [leaf], factor, twice=twice, keep=keep)
     return found if twice else found.clone()  # zeros that autograd makes cannot be overwritten
