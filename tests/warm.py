@@ -138,7 +138,7 @@ class _Forked(subprocess.Popen[Any]):
         super().__init__(command, **options)
 
     def __exit__(self, kind: type[BaseException] | None, *error: Any) -> None:
-        """Wait for the child's end. It is killed where the block has failed, before it would have let the child end."""
+        """Wait for the child's end. If the block has failed, kill the child: nothing else may end it."""
         if kind is not None:
             self.kill()
         super().__exit__(kind, *error)
@@ -217,9 +217,9 @@ def import_all(modules: Sequence[str]) -> None:
 
 
 def keep_imports() -> None:
-    """Let no process that is forked from now on visit or take apart what is imported: each page of it would be copied.
+    """Keep what is imported from the garbage collector of each process that is forked later, and from its finalizers.
 
-    torch's libraries would unregister thousands of operators at the end, for a tenth of a second.
+    Each page that they touch would be copied. Those of torch unregister thousands of operators.
     """
     gc.freeze()
     for finalizer in list(weakref.finalize._registry):  # type: ignore[attr-defined]

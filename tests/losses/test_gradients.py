@@ -122,3 +122,4 @@ def test_a_vjp_is_what_torch_documents() -> None:
     assert torch.equal(*second, *torch.autograd.grad(expected, x, torch.ones_like(expected), retain_graph=True))
     assert torch.equal(*second, *vjp(first, [x], torch.ones_like(first)))
     assert torch.equal(*vjp(zero, [absent], torch.ones_like(zero)), torch.zeros_like(absent))
+    assert torch.equal(*vjp(upstream, [absent], upstream), torch.zeros_like(absent))

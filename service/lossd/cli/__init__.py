@@ -57,7 +57,7 @@ def main() -> None:
     Exit status: 0 done, 1 a problem with the request, 2 wrong usage, 3 no answer from the service, 4 a gate of compare
     is not proven, 130 interrupted.
     """
-    atexit.register(gc.freeze)  # what ends with the process is not collected first: a quarter of a second with torch
+    atexit.register(gc.freeze)  # to collect torch's objects at the end would take a quarter of a second
 
 
 for module in (serve, compile, evaluate, score, runs, compare, curve, catalogue, key, health, completion):

@@ -56,11 +56,7 @@ class LossOfBatch:
             unreduced = self._call({**tensors, **leaves}, parameters)
         value, weight = (unreduced.value, unreduced.weight) if isinstance(unreduced, Unreduced) else (unreduced, None)
         upstream = reduction.upstream(weight).expand(value.shape)
-        gradients = (
-            vjp(value, list(leaves.values()), upstream.to(value.dtype))
-            if value.requires_grad
-            else [torch.zeros_like(leaf) for leaf in leaves.values()]
-        )
+        gradients = vjp(value, list(leaves.values()), upstream.to(value.dtype))
         value = value.detach()
         detached = replace(unreduced, value=value) if isinstance(unreduced, Unreduced) else value
         # Autograd may return one number for a whole row, which nothing could write into.

@@ -126,8 +126,6 @@ def _valued(value_of: Value, tensors: Tensors, name: str) -> tuple[Tensor, Tenso
 
 def _derivative(value: Tensor, leaf: Tensor, factor: Tensor, *, twice: bool = False, keep: bool = False) -> Tensor:
     """Return the derivative of the value's weighted sum; 0 where the value does not depend on the leaf."""
-    if not value.requires_grad:
-        return torch.zeros_like(leaf)
     with torch.enable_grad():
         [found] = vjp(value, [leaf], factor, twice=twice, keep=keep)
     return found if twice else found.clone()  # zeros that autograd makes cannot be overwritten

@@ -15,7 +15,7 @@ __all__ = ["differentiated", "vjp"]
 def vjp(
     value: Tensor, sources: Sequence[Tensor], upstream: Tensor, *, twice: bool = False, keep: bool = False
 ) -> list[Tensor]:
-    """Return the product of ``upstream`` and the Jacobian of ``value``, by each source, in the source's shape.
+    """Return the product of ``upstream`` and the Jacobian of ``value`` by each source, in the source's shape.
 
     It is zero for a source on which the value does not depend.
 
@@ -30,8 +30,10 @@ def vjp(
         twice: Whether the result is differentiated again.
         keep: Whether the value is differentiated again.
     """
-    run = torch.autograd.graph._engine_run_backward
-    found = run((value,), (upstream,), twice or keep, twice, tuple(sources), True, accumulate_grad=False)
+    found: Sequence[Tensor | None] = [None] * len(sources)
+    if value.requires_grad:
+        run = torch.autograd.graph._engine_run_backward
+        found = run((value,), (upstream,), twice or keep, twice, tuple(sources), True, accumulate_grad=False)
     return [
         torch.zeros_like(source, requires_grad=twice) if gradient is None else gradient
         for source, gradient in zip(sources, found, strict=True)
