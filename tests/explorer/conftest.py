@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -37,6 +37,7 @@ def window(browser):
     """A window that remembers nothing; ``complaints`` is what failed in it, ``expected`` the words of what may."""
     context = browser.new_context(reduced_motion="reduce")
     context.set_default_timeout(TIMEOUT_MS)
+    context.add_init_script("performance.setResourceTimingBufferSize(10000)")  # for HELD; a browser keeps 250
     page = context.new_page()
     page.complaints, page.expected = [], []
 
@@ -64,7 +65,7 @@ def visit(browser, service: Running, open_window) -> Iterator[Callable]:
     With ``again`` it is the window of the tests before, where the page is loaded and only the view is another: for
     tests of what a view does, not of how it is loaded, which takes ten times as long.
     """
-    pages = []
+    pages: list[Any] = []
 
     def visit(
         path: str,
@@ -89,12 +90,36 @@ def visit(browser, service: Running, open_window) -> Iterator[Callable]:
         page.goto(f"{url}/#{path}")
         return page
 
+    visit.pages = pages  # type: ignore[attr-defined]  # for the report of a failure
     yield visit
     failed = [text for page in pages for text in page.complaints if not any(words in text for words in page.expected)]
     for page in pages:
         if page is not open_window:
             page.context.close()
     assert failed == []
+
+
+# What a page holds when a test fails in it: the last resources that arrived tell what did not.
+HELD = """
+() => [
+  location.href,
+  document.getElementById("state")?.innerText,
+  document.querySelector("main")?.innerText.slice(0, 1000),
+  ...performance.getEntriesByType("resource").slice(-30).map(({ name, responseEnd }) => `${responseEnd} ms ${name}`),
+].join("\\n")
+"""
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item) -> Iterator[Any]:
+    """Add what its pages hold to the report of a test that failed."""
+    report = yield
+    if report.when == "call" and report.failed:
+        visit = getattr(item, "funcargs", {}).get("visit")
+        for page in getattr(visit, "pages", []):
+            with suppress(Exception):  # the page, or the browser, may have ended
+                report.sections.append((f"page with complaints {page.complaints}", page.evaluate(HELD)))
+    return report
 
 
 def address(page) -> str:

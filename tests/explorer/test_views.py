@@ -299,6 +299,25 @@ def test_back_leads_back(visit) -> None:
     assert page.get_by_role("searchbox").input_value() == "huber"
 
 
+def test_a_view_that_is_left_while_it_loads_changes_neither_the_address_nor_the_title(visit) -> None:
+    page = visit("/nowhere")
+    page.get_by_text("There is no view at /nowhere").wait_for()
+    held = []
+    page.route("**/v1/losses/focal", lambda route: held.append(route))
+    page.evaluate("location.hash = '/losses/focal'")
+    while not held:
+        page.wait_for_timeout(10)
+    page.evaluate("location.hash = '/service'")
+    page.wait_for_selector(".meter strong")
+    with page.expect_response("**/v1/losses/focal") as answer, page.expect_response("**/katex.min.js") as formula:
+        held[0].continue_()
+    answer.value.finished()
+    formula.value.finished()
+    page.wait_for_timeout(300)  # the old view has all that it waited for, and may go on
+    assert address(page).endswith("#/service")
+    assert page.title() == "Service · lossd"
+
+
 def test_the_theme_can_be_chosen_and_is_remembered(visit) -> None:
     page = visit("/losses")
     page.wait_for_selector(".tile:visible")

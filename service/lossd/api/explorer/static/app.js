@@ -42,6 +42,11 @@ async function show() {
     if (!view) throw new api.Problem({ title: "Not found", detail: `There is no view at ${path}.`, status: 404 });
     title(view.title);
     const again = (callback) => whenReady(callback, signal);
+    // A view that was left may still be loading: then it must not change the address and the title.
+    const whileShown =
+      (act) =>
+      (...given) =>
+        signal.aborted || act(...given);
     const context = {
       api,
       plots,
@@ -50,10 +55,10 @@ async function show() {
       parameters,
       query,
       path,
-      navigate,
+      navigate: whileShown(navigate),
       href,
-      title,
-      announce,
+      title: whileShown(title),
+      announce: whileShown(announce),
       whenReady: again,
     };
     for (const need of view.needs ?? []) NEEDS[need]().catch(() => {}); // the view asks again, and reports an error

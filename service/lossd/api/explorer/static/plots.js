@@ -4,6 +4,7 @@
  */
 
 import { h, stylesheet, svg } from "./dom.js";
+import { onAbort } from "./signals.js";
 import { theme } from "./theme.js";
 
 let library = null;
@@ -128,7 +129,7 @@ export async function curves(element, { height, xLabel, yLabel, link, onCursor, 
   const fit = new ResizeObserver(() => plot?.setSize({ width: element.clientWidth, height: height() }));
   fit.observe(element);
   theme.onChange(() => plot?.redraw(), signal);
-  signal.addEventListener("abort", () => {
+  onAbort(signal, () => {
     fit.disconnect();
     plot?.destroy();
   });

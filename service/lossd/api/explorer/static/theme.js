@@ -1,5 +1,7 @@
 /** The theme: light, dark, or the system's. */
 
+import { onAbort } from "./signals.js";
+
 const KEY = "lossd-theme";
 const CHOICES = ["system", "light", "dark"];
 const dark = matchMedia("(prefers-color-scheme: dark)");
@@ -27,7 +29,7 @@ export const theme = {
   /** Call `listener` when colours change, until the signal aborts. */
   onChange(listener, signal) {
     listeners.add(listener);
-    signal?.addEventListener("abort", () => listeners.delete(listener));
+    onAbort(signal, () => listeners.delete(listener));
   },
 };
 

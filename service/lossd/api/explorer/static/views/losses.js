@@ -7,6 +7,7 @@ import { byRows, draw } from "../curve.js";
 import { inline } from "../documentation.js";
 import { copyButton, h, icon } from "../dom.js";
 import { latest } from "../latest.js";
+import { onAbort } from "../signals.js";
 import { byTask, FAMILY_NAMES, familyOf, taskName } from "../words.js";
 
 const POINTS = { rows: 61, single: 21 };
@@ -238,7 +239,7 @@ function drawWhenSeen(tiles, { api, plots, signal, whenReady }) {
     },
     { signal },
   );
-  signal.addEventListener("abort", () => observer.disconnect());
+  onAbort(signal, () => observer.disconnect());
 }
 
 /** Fill a tile; return false if it has to wait for the service. */

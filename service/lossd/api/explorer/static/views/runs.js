@@ -2,6 +2,7 @@
 
 import { h, patch } from "../dom.js";
 import { datasetOf, directions } from "../scores.js";
+import { onAbort } from "../signals.js";
 import { keyOf } from "./runs/clusters.js";
 import { noRuns, runsAreOff } from "./runs/empty.js";
 import { group } from "./runs/group.js";
@@ -57,7 +58,7 @@ export async function render(root, context) {
   take(first);
   await show();
   const timer = setInterval(() => document.hidden || refresh(), EVERY_MS);
-  signal.addEventListener("abort", () => clearInterval(timer));
+  onAbort(signal, () => clearInterval(timer));
 
   function page(after) {
     const asked = new URLSearchParams([["limit", PAGE], ...filters, ...(after ? [["after", after]] : [])]);

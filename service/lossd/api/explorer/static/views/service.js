@@ -2,6 +2,7 @@
 
 import { h, scrollRegion } from "../dom.js";
 import { parse, quantile, since, total } from "../prometheus.js";
+import { onAbort } from "../signals.js";
 import { loadTest } from "./service/load.js";
 import { ago, between, bytes, compact, count, seconds, whole } from "./service/numbers.js";
 import { read, readiness } from "./service/readings.js";
@@ -54,7 +55,7 @@ export async function render(root, context) {
 
   await tick();
   const timer = setInterval(() => document.hidden || tick().catch(stopped), EVERY_MS);
-  signal.addEventListener("abort", () => clearInterval(timer));
+  onAbort(signal, () => clearInterval(timer));
 
   async function tick() {
     const [samples, ready] = await Promise.all([
