@@ -127,6 +127,22 @@ def test_the_map_has_a_row_for_every_module() -> None:
     assert {module for module in modules if module not in rows and f"{Path(module).parent}/" not in rows} == set()
 
 
+def test_the_map_of_the_explorer_has_every_module() -> None:
+    """Its first table has the modules themselves, its second the parts of each view."""
+    explorer = ROOT / "service/lossd/api/explorer"
+    static = explorer / "static"
+    modules, views = (explorer / "README.md").read_text().split("\n| View |")
+    named = [name for row in re.findall(r"^\| (.*?) \|", modules, re.MULTILINE) for name in _modules(row)]
+    assert sorted(named) == sorted(path.name for path in static.glob("*.js"))
+    parts = {view: sorted(_modules(row)) for view, row in re.findall(r"^\| `(\w+)\.js` \| (.*)", views, re.MULTILINE)}
+    folders = {path.stem: static / "views" / path.stem for path in static.glob("views/*.js") if path.stem != "index"}
+    assert parts == {view: sorted(path.name for path in folder.glob("*.js")) for view, folder in folders.items()}
+
+
+def _modules(row: str) -> list[str]:
+    return re.findall(r"`([\w-]+\.js)`", row)
+
+
 def _rows_of_the_map() -> set[str]:
     """Return the paths that the tables of the map name; a name after one in a subfolder is in the same subfolder."""
     found: set[str] = set()

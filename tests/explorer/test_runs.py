@@ -161,7 +161,7 @@ def test_runs_are_ranked_on_their_data_set_and_those_of_other_labels_stand_apart
     group.get_by_text("best", exact=True).wait_for()
     first = group.locator(".ranking").first
     assert first.locator("tbody th").all_inner_texts() == [GOOD, BAD]
-    assert first.locator(".told").all_inner_texts() == ["best", "worse"]
+    assert first.locator(".verdict-cell").all_inner_texts() == ["best", "worse"]
     values = [number(text) for text in first.locator(".value-cell").all_inner_texts()]
     predictions = [SCORES[name].argmax(1) for name in (GOOD, BAD)]
     assert values == pytest.approx([f1_score(LABELS, each, average="macro") for each in predictions], abs=1e-6)

@@ -148,9 +148,9 @@ def test_pointing_at_the_curves_reads_them_off_and_shows_what_x_means(visit) -> 
     page.locator(".tip").wait_for()
     lines = page.locator(".tip tbody tr").all_inner_texts()
     assert [line.split()[0] for line in lines] == ["giou", "iou"]
-    own, aim = page.locator(".sketch .own"), page.locator(".sketch .aim")
+    prediction, target = page.locator(".sketch .prediction"), page.locator(".sketch .target")
     x = float(page.locator(".tip th").first.inner_text().removeprefix("x = ").replace("−", "-"))
-    moved = float(own.get_attribute("x")) - float(aim.get_attribute("x"))
+    moved = float(prediction.get_attribute("x")) - float(target.get_attribute("x"))
     assert moved == pytest.approx(x, abs=1e-3)
 
 

@@ -32,8 +32,8 @@ export function answered(answer, { rated = null, ...canvas }) {
   const best = plain.find(([name, value]) => rated.includes(name) && typeof value === "number") ?? plain[0];
   const [name, value] = rated ? (best ?? ["metrics"]) : ["loss", answer.loss];
   const others = plain.filter((entry) => entry !== best);
-  const told = plain.map(([metric]) => metric);
-  const cards = metrics ? [scores(metrics, told), confusionCard(metrics, canvas)].filter(Boolean) : [];
+  const plainNames = plain.map(([metric]) => metric);
+  const cards = metrics ? [scores(metrics, plainNames), confusionCard(metrics, canvas)].filter(Boolean) : [];
   return [
     summary(answer, { name, value, others }),
     cards.length > 0 && h("div", { class: "pair" }, cards),
@@ -53,12 +53,12 @@ export function answered(answer, { rated = null, ...canvas }) {
 }
 
 const derivatives = (byInput, what, canvas) =>
-  Object.entries(byInput).map(([input, of]) =>
+  Object.entries(byInput).map(([input, values]) =>
     h(
       "section",
       { class: "card more" },
-      h("h2", {}, `${what} of `, h("code", {}, input), " ", shapeOf(of)),
-      picture(of, { label: `The ${what.toLowerCase()} of ${input}`, ...canvas, classes: canvas.hasClasses(input) }),
+      h("h2", {}, `${what} of `, h("code", {}, input), " ", shapeOf(values)),
+      picture(values, { label: `The ${what.toLowerCase()} of ${input}`, ...canvas, classes: canvas.hasClasses(input) }),
     ),
   );
 
@@ -73,8 +73,8 @@ function summary({ loss, reduction, diagnostics, metrics, gradients, hessians, .
   const number = typeof value === "number";
   const about = Object.entries(diagnostics ?? {})
     .filter(([fact]) => fact !== "warnings")
-    .flatMap(([fact, of]) => spread(words(fact), of, WHOLE.has(fact)));
-  const more = [...Object.entries(extra), ...others].flatMap(([fact, of]) => spread(words(fact), of));
+    .flatMap(([fact, value]) => spread(words(fact), value, WHOLE.has(fact)));
+  const more = [...Object.entries(extra), ...others].flatMap(([fact, value]) => spread(words(fact), value));
   return h(
     "section",
     { class: "card verdict", "aria-label": title(name) },
@@ -126,9 +126,9 @@ function spread(name, value, whole = false) {
 }
 
 /** The metrics apart from those that are told elsewhere. */
-function scores(metrics, told) {
+function scores(metrics, plainNames) {
   const entries = Object.entries(metrics).filter(
-    ([name, value]) => ![...OTHERS, ...told].includes(name) && !isMatrix(value),
+    ([name, value]) => ![...OTHERS, ...plainNames].includes(name) && !isMatrix(value),
   );
   const classes = Math.max(0, ...entries.map(([, value]) => (isPerClass(value) ? value.per_class.length : 0)));
   const columns = entries.filter(
@@ -217,8 +217,8 @@ function undefinedIn(found) {
   if (Array.isArray(found)) return found.join(", ");
   return Object.entries(found)
     .map(
-      ([name, of]) =>
-        `${words(name)}${Array.isArray(of) ? ` of class ${of.slice(0, NAMED_MOST).join(", ")}${of.length > NAMED_MOST ? ` and ${of.length - NAMED_MOST} more` : ""}` : ""}`,
+      ([name, classes]) =>
+        `${words(name)}${Array.isArray(classes) ? ` of class ${classes.slice(0, NAMED_MOST).join(", ")}${classes.length > NAMED_MOST ? ` and ${classes.length - NAMED_MOST} more` : ""}` : ""}`,
     )
     .join("; ");
 }

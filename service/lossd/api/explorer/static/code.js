@@ -1,8 +1,8 @@
 /** A request as code: a command or a program, and the file that it needs. */
 
-import { asFile } from "./asking.js";
 import { choice } from "./controls/choice.js";
 import { copyButton, h, icon } from "./dom.js";
+import { asFile } from "./evaluation.js";
 import { FILE, LANGUAGES, snippets } from "./snippets.js";
 
 const REVOKE_MS = 1000;

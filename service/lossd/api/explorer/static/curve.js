@@ -37,12 +37,12 @@ export async function requestsOf(curve, { api, signal, ...options }) {
 }
 
 async function ask({ loss, axis, parameters, given = {} }, options, api, signal) {
-  const asked = { ...options, points: options.points ?? (byRows(loss) ? null : SINGLE_POINTS) };
+  const chosen = { ...options, points: options.points ?? (byRows(loss) ? null : SINGLE_POINTS) };
   const query = new URLSearchParams([
     ["x", axis.name],
     ...queryOf({ ...axis.start, ...parameters }),
     ...Object.keys(axis.given).map((name) => [`at.${name}`, given[name] ?? axis.given[name].value]),
-    ...Object.entries(asked).filter(([, value]) => value !== null && value !== undefined),
+    ...Object.entries(chosen).filter(([, value]) => value !== null && value !== undefined),
   ]);
   await turn(signal);
   try {

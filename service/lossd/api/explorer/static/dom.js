@@ -54,13 +54,13 @@ export function svg(tag, attributes = {}, ...children) {
  * the old elements stay too: they must not depend on the data. A child that the element has already is only moved.
  */
 export function patch(element, ...children) {
-  const wanted = present(children).map((child) => (child instanceof Node ? child : new Text(child)));
-  const had = new Map([...element.children].map((child) => [child.dataset.key, child]));
-  const fit = (next) => (next.parentNode === element ? next : next.dataset?.key && had.get(next.dataset.key)) || null;
-  const fitting = wanted.map(fit);
+  const nodes = present(children).map((child) => (child instanceof Node ? child : new Text(child)));
+  const keyed = new Map([...element.children].map((child) => [child.dataset.key, child]));
+  const fit = (next) => (next.parentNode === element ? next : next.dataset?.key && keyed.get(next.dataset.key)) || null;
+  const fitting = nodes.map(fit);
   const kept = new Set(fitting);
   for (const child of [...element.childNodes]) if (child.dataset?.key && !kept.has(child)) child.remove();
-  for (const [i, next] of wanted.entries()) {
+  for (const [i, next] of nodes.entries()) {
     const now = element.childNodes[i] ?? null;
     const old = fitting[i] ?? (kept.has(now) || now?.nodeName !== next.nodeName ? null : now);
     if (!old) element.insertBefore(next, now);
@@ -69,7 +69,7 @@ export function patch(element, ...children) {
       if (old !== next) change(old, next);
     }
   }
-  while (element.childNodes.length > wanted.length) element.lastChild.remove();
+  while (element.childNodes.length > nodes.length) element.lastChild.remove();
 }
 
 function change(old, next) {

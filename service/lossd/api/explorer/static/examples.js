@@ -202,7 +202,7 @@ export function readingsOf(prediction, target) {
   const isClass = (value) => value >= 0 && Number.isInteger(Number(value));
   const alike = String(prediction.shape) === String(target.shape);
   return [
-    alike && [prediction, target].every((of) => isPlain(of) && of.data.every(isClass)) && "classes",
+    alike && [prediction, target].every((array) => isPlain(array) && array.data.every(isClass)) && "classes",
     isPlain(prediction) && prediction.data.every((value) => value >= 0 && value <= 1) && "probabilities",
     "logits",
   ].filter(Boolean);

@@ -137,7 +137,7 @@ function columns(text, stem) {
   if (!body.length) throw new Unreadable("This file has a header but no rows.");
   const whole = matrix(body);
   if (!names || names.length < 2) return [{ name: names?.[0] ?? stem, array: whole }];
-  const pick = (wanted) => matrix(body.map((row) => row.filter((_, i) => wanted(i))));
+  const pick = (isPicked) => matrix(body.map((row) => row.filter((_, i) => isPicked(i))));
   const target = names.findIndex((name) => role(name) === "target");
   const last = target < 0 ? names.length - 1 : target;
   return [

@@ -108,9 +108,9 @@ const paired = (loss) => loss.task === "multiclass"; // two scores; the first is
 /** The inputs of a loss for scores of the points; the scores may repeat the points. */
 function inputs(model, loss, points, scores) {
   const n = scores.length;
-  const of = Array.from(scores, (_, i) => points[i % points.length]);
-  if (model === MODELS.line) return { prediction: tensor(scores), target: tensor(of.map(({ y }) => y)) };
-  const labels = of.map(({ label }) => label);
+  const repeated = Array.from(scores, (_, i) => points[i % points.length]);
+  if (model === MODELS.line) return { prediction: tensor(scores), target: tensor(repeated.map(({ y }) => y)) };
+  const labels = repeated.map(({ label }) => label);
   if (paired(loss))
     return {
       prediction: tensor(
@@ -161,8 +161,8 @@ export async function descend(api, { model, loss, parameters, points, rate }, st
     points,
     points.map(() => 0),
   );
-  const given = { features: points.map(model.features), target: numbers(target), start, rate, steps };
-  const query = new URLSearchParams(queryOf({ ...parameters, ...given }));
+  const setup = { features: points.map(model.features), target: numbers(target), start, rate, steps };
+  const query = new URLSearchParams(queryOf({ ...parameters, ...setup }));
   const found = await api.json(`/v1/losses/${loss.name}/descent.json?${query}`, signal);
   const path = found.at.map((at, i) => ({ at, loss: found.loss[i] }));
   return Object.assign(path, { diverged: found.diverged });

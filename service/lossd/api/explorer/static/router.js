@@ -20,11 +20,11 @@ export function navigate(path, query, { replace = false } = {}) {
 
 /** The parameters of a path that fits a pattern; null for another path. */
 export function match(pattern, path) {
-  const wanted = pattern.split("/");
+  const expected = pattern.split("/");
   const found = path.split("/");
-  if (wanted.length !== found.length) return null;
+  if (expected.length !== found.length) return null;
   const parameters = {};
-  for (const [i, part] of wanted.entries()) {
+  for (const [i, part] of expected.entries()) {
     if (part.startsWith(":")) parameters[part.slice(1)] = decodeURIComponent(found[i]);
     else if (part !== found[i]) return null;
   }

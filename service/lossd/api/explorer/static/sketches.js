@@ -13,28 +13,33 @@ const square = (x, y, side, kind) =>
 const SKETCHES = {
   boxes: (x, { size, below }) => {
     const up = Math.max(1, size) / 2 + 0.1;
-    return frame(`-3.4 ${-up} 6.8 ${2 * up + below}`, square(0, 0, 1, "aim"), square(x, below, size, "own"));
+    return frame(`-3.4 ${-up} 6.8 ${2 * up + below}`, square(0, 0, 1, "target"), square(x, below, size, "prediction"));
   },
-  iou: (x) => frame("-4 -0.8 8 1.6", square(0, 0, 1, "aim"), square((1 - x) / (1 + x), 0, 1, "own")),
-  pair: (x) => frame("-0.5 -0.5 4 1", line(0, 0, x, 0), dot(0, 0, "aim"), dot(x, 0, "own")),
+  iou: (x) => frame("-4 -0.8 8 1.6", square(0, 0, 1, "target"), square((1 - x) / (1 + x), 0, 1, "prediction")),
+  pair: (x) => frame("-0.5 -0.5 4 1", line(0, 0, x, 0), dot(0, 0, "target"), dot(x, 0, "prediction")),
   triplet: (x, { positive }) =>
     frame(
       `-0.5 ${-positive - 0.4} 4 ${positive + 0.8}`,
       line(0, 0, x, 0),
       line(0, 0, 0, -positive, "good"),
-      dot(0, 0, "aim"),
+      dot(0, 0, "target"),
       dot(0, -positive, "good"),
-      dot(x, 0, "own"),
+      dot(x, 0, "prediction"),
     ),
   cosine: (x) =>
-    frame("-1.2 -1.2 2.4 1.4", line(0, 0, 1, 0, "aim"), line(0, 0, x, -Math.sqrt(1 - x * x), "own"), dot(0, 0, "aim")),
+    frame(
+      "-1.2 -1.2 2.4 1.4",
+      line(0, 0, 1, 0, "target"),
+      line(0, 0, x, -Math.sqrt(1 - x * x), "prediction"),
+      dot(0, 0, "target"),
+    ),
   image: (p, { share }) =>
     frame(
       `-0.2 -0.2 ${CELLS + 0.4} 2.4`,
       Array.from({ length: CELLS }, (_, i) =>
         svg("rect", { x: i, y: 0, width: 1, height: 2, class: "pixel", "fill-opacity": i < share * CELLS ? p : 1 - p }),
       ),
-      svg("rect", { x: 0, y: 0, width: Math.ceil(share * CELLS), height: 2, class: "aim" }),
+      svg("rect", { x: 0, y: 0, width: Math.ceil(share * CELLS), height: 2, class: "target" }),
     ),
 };
 

@@ -1,13 +1,14 @@
 /** The request as code in six languages; each runs unchanged. */
 
-import { body, dtypeName, inJson } from "./asking.js";
+import { body, dtypeName, inJson } from "./evaluation.js";
 import { elementCount, MEDIA_TYPE } from "./safetensors.js";
 
 export const FILE = "request.safetensors";
 const SMALL = 2000;
 
 /** Whether a request is short enough for a command; a longer one is sent from a file. */
-const isSmall = ({ inputs }) => Object.values(inputs).every((of) => of.dtype !== "BF16" && !(count(of) > SMALL));
+const isSmall = ({ inputs }) =>
+  Object.values(inputs).every((array) => array.dtype !== "BF16" && !(count(array) > SMALL));
 const count = ({ shape }) => shape && elementCount(shape);
 
 export const LANGUAGES = {
@@ -26,7 +27,7 @@ export const LANGUAGES = {
 export function snippets(request, { url, form, keyed }) {
   const small = isSmall(request);
   const inline = small && form === "json";
-  const of = {
+  const parts = {
     address: `${url.replace(/\/+$/, "")}/v1/evaluate`,
     shown: request.task ? "metrics" : "loss",
     text: inline && JSON.stringify(body(request)),
@@ -38,12 +39,12 @@ export function snippets(request, { url, form, keyed }) {
   };
   const code = (text) => ({ text, needsFile: !inline });
   return {
-    curl: code(curl(of)),
+    curl: code(curl(parts)),
     python: { text: python({ url: url.replace(/\/+$/, ""), keyed, request }, small), needsFile: !small },
-    javascript: code(javascript(of)),
-    java: code(java(of)),
-    go: code(go(of)),
-    cpp: code(cpp(of)),
+    javascript: code(javascript(parts)),
+    java: code(java(parts)),
+    go: code(go(parts)),
+    cpp: code(cpp(parts)),
   };
 }
 
@@ -183,7 +184,7 @@ function python({ url, keyed, request: { loss, task, inputs, ...rest } }, small)
   ];
   const lines = small
     ? `inputs = {\n${Object.entries(inputs)
-        .map(([key, of]) => `    ${JSON.stringify(key)}: ${array(of)},\n`)
+        .map(([key, input]) => `    ${JSON.stringify(key)}: ${array(input)},\n`)
         .join("")}}`
     : `tensors, _ = safetensors.decode(Path("${FILE}").read_bytes())\ninputs = {name: tensor.numpy() for name, tensor in tensors.items()}`;
   return `${imports.filter((line) => line !== false && line !== undefined).join("\n")}
@@ -200,10 +201,10 @@ ${loss ? "print(result.loss)\nprint(result.gradients)\n" : ""}${rest.outputs?.in
 
 const lossAlone = ({ name, ...parameters }) => literal(Object.keys(parameters).length ? { name, ...parameters } : name);
 
-function array(of) {
-  if (!of.dtype) return literal(of);
-  const value = inJson(of);
-  if (Array.isArray(value)) return `np.array(${literal(value)}, np.${dtypeName(of.dtype)})`;
+function array(input) {
+  if (!input.dtype) return literal(input);
+  const value = inJson(input);
+  if (Array.isArray(value)) return `np.array(${literal(value)}, np.${dtypeName(input.dtype)})`;
   return `np.frombuffer(__import__("base64").b64decode("${value.data}"), np.${value.dtype === "bool" ? "bool_" : value.dtype}).reshape(${literal(value.shape)})`;
 }
 

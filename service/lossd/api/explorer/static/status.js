@@ -31,14 +31,14 @@ export function doubt() {
 
 /** Poll while the page is visible; `show(state, text, detail)` is called with each change. */
 export async function watch(show) {
-  let said = "";
+  let shownText = "";
   for (;;) {
     if (!document.hidden) {
       const wasDoubted = isDoubted;
       isDoubted = false;
       const found = await look();
-      if (said !== found.text + found.detail) show(found.state, found.text, found.detail);
-      said = found.text + found.detail;
+      if (shownText !== found.text + found.detail) show(found.state, found.text, found.detail);
+      shownText = found.text + found.detail;
       const again = found.state === "ready" && (state === "waiting" || state === "down" || wasDoubted);
       if (found.state !== "ready") isDoubted ||= wasDoubted;
       const news = state !== found.state;

@@ -44,8 +44,8 @@ export async function render(root, context) {
     for (const { run } of others) if (!parts.has(run)) parts.set(run, differences());
     patch(
       facts,
-      document.comparisons.map((of) =>
-        h("p", { class: "lead sentence", "data-key": of.run }, together(`${of.sentence}.`)),
+      document.comparisons.map((comparison) =>
+        h("p", { class: "lead sentence", "data-key": comparison.run }, together(`${comparison.sentence}.`)),
       ),
       h("p", { class: "small quiet" }, how(document)),
       provisional(document) && h("p", { class: "small" }, "A run is open, so the comparison may change."),
@@ -65,10 +65,10 @@ export async function render(root, context) {
 
   /** Ask for slices and classes apart: they take longer, and with them p is corrected for more than the metrics. */
   async function detail({ comparisons, level }) {
-    const asked = new URLSearchParams([...query, ["classes", "true"], ["slices", "true"]]);
+    const detailed = new URLSearchParams([...query, ["classes", "true"], ["slices", "true"]]);
     let found = [];
     try {
-      found = (await api.json(`/v1/compare?${asked}`, signal)).comparisons;
+      found = (await api.json(`/v1/compare?${detailed}`, signal)).comparisons;
     } catch (error) {
       if (!(error instanceof api.Problem)) throw error;
     }

@@ -161,10 +161,10 @@ export async function render(root, { api, plots, href, navigate, query, announce
     }
     if (query !== input.value.trim()) return;
     const total = show(found);
-    if (document.activeElement === input) announce(said(total));
+    if (document.activeElement === input) announce(countSentence(total));
   }, signal);
 
-  const said = (total) =>
+  const countSentence = (total) =>
     [`${total} ${total === 1 ? "loss" : "losses"}`, meaning.textContent].filter(Boolean).join(". ");
 
   function filter() {
@@ -174,7 +174,7 @@ export async function render(root, { api, plots, href, navigate, query, announce
       { ...(input.value && { q: input.value }), ...(task.value && { task: task.value }) },
       { replace: true },
     );
-    if (this) announce(said(total));
+    if (this) announce(countSentence(total));
     search();
   }
   filter();
@@ -206,10 +206,10 @@ function example() {
 
 /** Draw a tile's curve when the tile becomes visible, and again when the service recovers. */
 function drawWhenSeen(tiles, { api, plots, signal, whenReady }) {
-  const of = new Map(tiles.map((tile) => [tile.thumb, tile.loss]));
+  const lossOf = new Map(tiles.map((tile) => [tile.thumb, tile.loss]));
   const missing = new Set();
   const ask = async (thumb) => {
-    if (!(await thumbnail(thumb, of.get(thumb), { api, plots, signal }))) missing.add(thumb);
+    if (!(await thumbnail(thumb, lossOf.get(thumb), { api, plots, signal }))) missing.add(thumb);
   };
   whenReady(() => {
     const again = [...missing];
@@ -226,8 +226,8 @@ function drawWhenSeen(tiles, { api, plots, signal, whenReady }) {
     },
     { rootMargin: "200px" },
   );
-  for (const thumb of of.keys()) observer.observe(thumb);
-  const all = () => Promise.all([...of.keys()].filter((thumb) => !thumb.classList.contains("drawn")).map(ask));
+  for (const thumb of lossOf.keys()) observer.observe(thumb);
+  const all = () => Promise.all([...lossOf.keys()].filter((thumb) => !thumb.classList.contains("drawn")).map(ask));
   matchMedia("print").addEventListener("change", ({ matches }) => matches && all(), { signal });
   addEventListener(
     "keydown",

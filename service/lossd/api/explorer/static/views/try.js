@@ -1,10 +1,10 @@
 /** A request of the reader's own: arrays in; loss, metrics and gradients out, or metrics alone; and the same as code. */
 
 import { answered } from "../answer.js";
-import { ask } from "../asking.js";
 import { codePanel } from "../code.js";
 import { choice } from "../controls/choice.js";
 import { h, icon } from "../dom.js";
+import { ask } from "../evaluation.js";
 import { hasExample } from "../examples.js";
 import { latest } from "../latest.js";
 import { fileZone } from "./try/files.js";

@@ -19,7 +19,7 @@ export function curves(context) {
     const found = await Promise.all(runs.slice(0, MOST).map(pictures));
     for (const metric of Object.keys(DIAGRAMS)) {
       const lines = found
-        .map((of, i) => ({ name: runs[i].run, color: colorOf(i), value: of[metric] }))
+        .map((metrics, i) => ({ name: runs[i].run, color: colorOf(i), value: metrics[metric] }))
         .filter(({ value }) => isDrawable(value));
       if (lines.length < 2) continue;
       element.hidden = false;

@@ -58,8 +58,8 @@ export function differences() {
     const perClass = Object.entries(comparison?.metrics ?? {})
       .filter(([name]) => CLASS.test(name))
       .map(([name, entry]) => ({ metric: name.replace(CLASS, ""), name: `class ${CLASS.exec(name)[1]}`, ...entry }));
-    const perSlice = (comparison?.slices ?? []).flatMap(({ slice, rows, metrics: of }) =>
-      Object.entries(of)
+    const perSlice = (comparison?.slices ?? []).flatMap(({ slice, rows, metrics }) =>
+      Object.entries(metrics)
         .filter(([name]) => !CLASS.test(name) && !isCount(name))
         .map(([metric, entry]) => ({ metric, name: sliceName(slice), rows, ...entry })),
     );
@@ -127,9 +127,9 @@ function byName(title, key) {
 /** A table of differences; `decimals` are those of the intervals if they have a unit in common. */
 function table(entries, what, level, decimals = null) {
   // Scores from 0 to 1 share an axis; numbers of other units have one each, without its numbers.
-  const axisAround = (of) =>
+  const axisAround = (measured) =>
     axisOf(
-      of.flatMap(({ difference, low, high }) => [difference, low, high]),
+      measured.flatMap(({ difference, low, high }) => [difference, low, high]),
       { around: 0 },
     );
   const shares = entries.filter(isShare);
@@ -187,7 +187,7 @@ function table(entries, what, level, decimals = null) {
               { class: "number p-cell", "data-name": "p", "data-missing": !Number.isFinite(entry.p_holm) },
               probability(entry.p_holm),
             ),
-            h("td", { class: "told" }, verdict && h("span", { class: "chip", "data-tone": tone }, verdict)),
+            h("td", { class: "verdict-cell" }, verdict && h("span", { class: "chip", "data-tone": tone }, verdict)),
           );
         }),
       ),

@@ -64,8 +64,8 @@ export function fromQuery(query, losses) {
 function lossesOf(text, state, losses) {
   const fit = new Set(fitting(MODELS[state.model], losses).map(({ name }) => name));
   try {
-    const wanted = JSON.parse(text ?? "[]").filter(({ name }) => fit.has(name));
-    const read = wanted.slice(0, MOST.losses).map(({ name, parameters }) => ({ name, parameters: parameters ?? {} }));
+    const listed = JSON.parse(text ?? "[]").filter(({ name }) => fit.has(name));
+    const read = listed.slice(0, MOST.losses).map(({ name, parameters }) => ({ name, parameters: parameters ?? {} }));
     return read.length ? read : state.losses;
   } catch {
     return state.losses; // the address was cut

@@ -81,10 +81,10 @@ export function pictureQuery(loss, { axis, given, parameters, others }) {
     ...queryOf({ ...axis.start, ...parameters }),
     ...changedNumbers(axis, given),
   ]);
-  const own = others.filter(({ name }) => name === loss.name).flatMap((curve) => queryOf(curve.parameters));
-  const [varied] = own[0] ?? [];
+  const pinned = others.filter(({ name }) => name === loss.name).flatMap((curve) => queryOf(curve.parameters));
+  const [varied] = pinned[0] ?? [];
   if (varied && !query.has(varied)) query.append(...queryOf({ [varied]: loss.parameters[varied].default })[0]);
-  for (const [name, value] of own)
+  for (const [name, value] of pinned)
     if (name === varied && !query.getAll(name).includes(value)) query.append(name, value);
   for (const { name, parameters: set } of others)
     if (name !== loss.name && !Object.keys(set).length) query.append("with", name);

@@ -73,7 +73,7 @@ export async function curves(root, context, loss, losses, guide) {
   refresh();
 
   /** All curves of the plot, the loss's own first. */
-  function wanted() {
+  function plottedCurves() {
     const others = state.others.map((curve) => ({ ...curve, loss: losses.find(({ name }) => name === curve.name) }));
     return [{ loss, parameters: state.parameters }, ...others].map((curve, i) => ({
       loss: curve.loss,
@@ -94,11 +94,11 @@ export async function curves(root, context, loss, losses, guide) {
 
   async function evaluate(aborted) {
     const drawn = async (curve) => ({ ...curve, ...(await draw(curve, { api, signal: aborted })) });
-    const [own, ...others] = wanted().map(drawn);
-    const all = Promise.all([own, ...others]);
+    const [first, ...others] = plottedCurves().map(drawn);
+    const all = Promise.all([first, ...others]);
     all.catch(() => {}); // awaited below, after the loss's own curve
     try {
-      if (!results.length) show([await own]); // the others join when they arrive
+      if (!results.length) show([await first]); // the others join when they arrive
       show(await all);
     } catch (error) {
       if (!(error instanceof api.Problem)) throw error;

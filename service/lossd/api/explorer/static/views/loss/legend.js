@@ -26,10 +26,10 @@ export function legendEntries(results, { href, remove }) {
 }
 
 /** What the gradients are with respect to, and which curves have another gradient. */
-export function gradientSentence([own, ...others]) {
-  if (!own.subject) return "";
+export function gradientSentence([first, ...others]) {
+  if (!first.subject) return "";
   const apart = others
-    .filter((result) => result.slope && !isComparable(result, own))
+    .filter((result) => result.slope && !isComparable(result, first))
     .map(({ label, subject }) => ` The gradient of ${label} is with respect to ${subject} and is not drawn.`);
-  return `The gradient is with respect to ${own.subject}.${apart.join("")}`;
+  return `The gradient is with respect to ${first.subject}.${apart.join("")}`;
 }

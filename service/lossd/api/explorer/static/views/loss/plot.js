@@ -139,9 +139,9 @@ export async function curvePlot(loss, state, { plots, signal }) {
 export const place = (x) => short(Number(x.toFixed(6)));
 
 /** Whether two gradients may share a plot. Those of a score and of its probability may not. */
-export function isComparable(one, own) {
+export function isComparable(one, other) {
   const kind = (subject) => /log-probability|probability/.exec(subject)?.[0] ?? "other";
-  return Boolean(one.slope) && (!own.subject || kind(one.subject) === kind(own.subject));
+  return Boolean(one.slope) && (!other.subject || kind(one.subject) === kind(other.subject));
 }
 
 const CLOSE = 1e-9; // of the axis: how far the two sides of a jump are from it

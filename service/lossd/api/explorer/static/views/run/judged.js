@@ -62,10 +62,10 @@ function facts({ loss, metrics, identity, groups, slices, crossed, result, diges
     [
       "slices",
       Object.keys(slices ?? {}).length
-        ? sliceName(Object.fromEntries(Object.entries(slices).map(([name, of]) => [name, of.join(" | ")])))
+        ? sliceName(Object.fromEntries(Object.entries(slices).map(([name, values]) => [name, values.join(" | ")])))
         : null,
     ],
-    ["crossed", crossed?.map((of) => of.join(" × ")).join(", ")],
+    ["crossed", crossed?.map((names) => names.join(" × ")).join(", ")],
     ["scope", scope === "rows" ? null : scope],
     ["most distinct scores", limit === undefined ? null : whole(limit)],
     ["created", timeText(created)],

@@ -20,9 +20,9 @@ export function others({ api, signal, owner, parameters: { name }, navigate }) {
   });
 
   async function fill() {
-    const own = await api.json(`/v1/runs?limit=${MOST}`, signal);
-    const self = own.runs.find((run) => run.run === name && (owner === null || run.owner === owner));
-    found = own.runs.filter((run) => run !== self && (!self || datasetOf(run) === datasetOf(self)));
+    const listed = await api.json(`/v1/runs?limit=${MOST}`, signal);
+    const self = listed.runs.find((run) => run.run === name && (owner === null || run.owner === owner));
+    found = listed.runs.filter((run) => run !== self && (!self || datasetOf(run) === datasetOf(self)));
     select.append(...found.map((run, i) => h("option", { value: i }, run.run)));
     element.hidden = !found.length;
   }

@@ -53,11 +53,11 @@ export function pictures(context) {
 /** The metrics of a run that can be drawn, by name. */
 export async function picturesOf({ run, result }, { api, owner, signal }) {
   if (!result) return {};
-  const wanted = [MATRIX, ...Object.keys(DIAGRAMS)];
-  const asked = wanted.filter((name) => !(name in result.metrics) && result.readable?.includes(name));
-  if (!asked.length) return result.metrics;
+  const names = [MATRIX, ...Object.keys(DIAGRAMS)];
+  const missing = names.filter((name) => !(name in result.metrics) && result.readable?.includes(name));
+  if (!missing.length) return result.metrics;
   try {
-    const answer = await api.json(pathOf(run, owner, { metrics: asked.join(","), slices: "false" }), signal);
+    const answer = await api.json(pathOf(run, owner, { metrics: missing.join(","), slices: "false" }), signal);
     return { ...result.metrics, ...answer.result?.metrics };
   } catch (error) {
     if (!(error instanceof api.Problem)) throw error;

@@ -107,8 +107,8 @@ function notes({ groups, intervals, bounds, level, metrics }) {
     );
   for (const [name, { within }] of Object.entries(bounds ?? {}))
     found.push(`${name} is within ${figure(within)} of the exact value.`);
-  const undefined_ = Object.entries(metrics?.undefined ?? {}).map(([name, of]) =>
-    of.length ? `${name} of ${of.slice(0, 12).join(", ")}${of.length > 12 ? " …" : ""}` : name,
+  const undefined_ = Object.entries(metrics?.undefined ?? {}).map(([name, classes]) =>
+    classes.length ? `${name} of ${classes.slice(0, 12).join(", ")}${classes.length > 12 ? " …" : ""}` : name,
   );
   if (undefined_.length) found.push(`Undefined, 0/0: ${undefined_.join("; ")}.`);
   return found;

@@ -41,24 +41,24 @@ async function against(best, others, metric, { api, signal }) {
   const verdicts = new Map();
   const refused = new Map();
   for (let at = 0; at < others.length; at += AT_ONCE) {
-    let asked = others.slice(at, at + AT_ONCE);
-    while (asked.length) {
+    let compared = others.slice(at, at + AT_ONCE);
+    while (compared.length) {
       const query = new URLSearchParams(
-        comparisonQuery([best, ...asked], metric === "loss" ? {} : { metrics: baseOf(metric) }),
+        comparisonQuery([best, ...compared], metric === "loss" ? {} : { metrics: baseOf(metric) }),
       );
       try {
         const { comparisons } = await api.json(`/v1/compare?${query}`, signal);
         for (const [i, { metrics }] of comparisons.entries())
-          verdicts.set(keyOf(asked[i]), metrics[metric]?.verdict ?? null);
+          verdicts.set(keyOf(compared[i]), metrics[metric]?.verdict ?? null);
         break;
       } catch (error) {
         if (!(error instanceof api.Problem)) throw error;
         if (error.status !== 409) break; // such as too many requests now: these runs stay without a verdict
         const apart = error.further.runs ?? [];
-        const why = (run) => apart.find((of) => of.run === run.run && of.owner === run.owner)?.detail;
-        const known = asked.filter(why);
-        for (const run of known.length ? known : asked) refused.set(run, why(run) ?? error.message);
-        asked = known.length ? asked.filter((run) => !refused.has(run)) : [];
+        const why = (run) => apart.find((refusal) => refusal.run === run.run && refusal.owner === run.owner)?.detail;
+        const known = compared.filter(why);
+        for (const run of known.length ? known : compared) refused.set(run, why(run) ?? error.message);
+        compared = known.length ? compared.filter((run) => !refused.has(run)) : [];
       }
     }
   }

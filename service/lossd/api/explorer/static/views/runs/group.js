@@ -8,8 +8,8 @@ import { ranked } from "./table.js";
 const MOST_OPEN = 12;
 
 /** Whether the list has the numbers of all rows that a run has counted. */
-const isSummarized = ({ status, summary_of: of, counted: { rows, batches } }) =>
-  status === "sealed" || (of?.rows === rows && of.batches === batches);
+const isSummarized = ({ status, summary_of: summarizedCounts, counted: { rows, batches } }) =>
+  status === "sealed" || (summarizedCounts?.rows === rows && summarizedCounts.batches === batches);
 
 /** A data set's section: `{ element, show(runs) }`. */
 export function group(name, context) {
@@ -26,7 +26,7 @@ export function group(name, context) {
     tables,
   );
   let members = [];
-  let asked = "";
+  let latestQuestion = "";
   let parts = [];
 
   async function show(runs) {
@@ -49,9 +49,9 @@ export function group(name, context) {
     field.hidden = !names.length;
     if (JSON.stringify(names) === select.dataset.names) return;
     select.dataset.names = JSON.stringify(names);
-    const wanted = [select.value, ...query.getAll("metric")].find((entry) => names.includes(entry));
+    const chosen = [select.value, ...query.getAll("metric")].find((entry) => names.includes(entry));
     select.replaceChildren(...names.map((entry) => h("option", { value: entry }, entry)));
-    select.value = wanted ?? firstOf(names) ?? "";
+    select.value = chosen ?? firstOf(names) ?? "";
   }
 
   const summarized = ({ summary, intervals }) => ({ values: summary ?? {}, intervals: intervals ?? {} });
@@ -64,7 +64,7 @@ export function group(name, context) {
       const changed = await api.changed(path, scores.get(key)?.tag, signal);
       if (!changed) return;
       const { result } = changed.document;
-      const intervals = Object.entries(result?.intervals ?? {}).map(([of, { low, high }]) => [of, [low, high]]);
+      const intervals = Object.entries(result?.intervals ?? {}).map(([metric, { low, high }]) => [metric, [low, high]]);
       scores.set(key, {
         tag: changed.tag,
         values: result ? numbersOf(result) : {},
@@ -88,10 +88,10 @@ export function group(name, context) {
   async function rank() {
     const { metric, known } = ordered();
     const question = JSON.stringify([metric, known.map((run) => [run.run, run.owner, run.counted.rows, run.status])]);
-    if (question !== asked) {
-      asked = question;
+    if (question !== latestQuestion) {
+      latestQuestion = question;
       const answer = await clusters(known, metric, context);
-      if (question !== asked) return; // a newer question is being answered
+      if (question !== latestQuestion) return; // a newer question is being answered
       parts = answer;
     }
     draw();

@@ -28,7 +28,7 @@ export function ranked({ runs, verdicts = new Map(), reason }, metric, { href, s
     const [low, high] = ends(run);
     const verdict = verdicts.get(keyOf(run));
     const best = i === 0 && verdicts.size > 0;
-    const told = best ? "best" : WORDS[verdict];
+    const words = best ? "best" : WORDS[verdict];
     const tone = best || verdict === "undecided" ? "good" : "quiet";
     return h(
       "tr",
@@ -49,8 +49,8 @@ export function ranked({ runs, verdicts = new Map(), reason }, metric, { href, s
         h("td", { class: "whisker-cell" }, whisker({ value: value(run), low, high }, axis, { tone })),
         h(
           "td",
-          { class: "told" },
-          told && h("span", { class: tone === "good" ? "chip" : "small quiet", "data-tone": tone }, told),
+          { class: "verdict-cell" },
+          words && h("span", { class: tone === "good" ? "chip" : "small quiet", "data-tone": tone }, words),
         ),
       ],
     );
@@ -90,8 +90,8 @@ export function ranked({ runs, verdicts = new Map(), reason }, metric, { href, s
 }
 
 function rowsOf({ counted, dataset }) {
-  const of = dataset?.rows;
-  return of === undefined || of === null || of === counted.rows
+  const total = dataset?.rows;
+  return total === undefined || total === null || total === counted.rows
     ? whole(counted.rows)
-    : `${whole(counted.rows)} of ${whole(of)}`;
+    : `${whole(counted.rows)} of ${whole(total)}`;
 }

@@ -1,8 +1,8 @@
 /** The fields of the inputs: typed numbers, or arrays from files. */
 
-import { dtypeName } from "../../asking.js";
 import { inline } from "../../documentation.js";
 import { h, icon } from "../../dom.js";
+import { dtypeName } from "../../evaluation.js";
 
 const sizeOf = (shape) => shape.join(" × ");
 

@@ -1,6 +1,6 @@
 /** The request that the state describes: a loss or a task, its inputs and the options. */
 
-import { nest, typed } from "../../asking.js";
+import { nest, typed } from "../../evaluation.js";
 import { exampleOf, guess, guessTask, highestClass, readingsOf } from "../../examples.js";
 import { parse, role, Unreadable } from "../../files.js";
 import { elementCount } from "../../safetensors.js";
@@ -161,9 +161,9 @@ export function requestOf(state, subjects, arrays) {
     if (!OF_ONES.has(name) || !(alike || shapes.includes("(N,)"))) return "";
     try {
       const { shape } = arrayOf((alike ?? subject().inputs[0]).name);
-      const own = alike ? shape : shape.slice(0, 1);
-      const count = elementCount(own);
-      return own.length && count <= MOST_ONES ? JSON.stringify(nest(new Array(count).fill(1), own)) : "";
+      const fitting = alike ? shape : shape.slice(0, 1);
+      const count = elementCount(fitting);
+      return fitting.length && count <= MOST_ONES ? JSON.stringify(nest(new Array(count).fill(1), fitting)) : "";
     } catch (error) {
       if (!(error instanceof Unreadable || error instanceof RangeError)) throw error;
       return "";
@@ -172,9 +172,9 @@ export function requestOf(state, subjects, arrays) {
 
   /** Replace the inputs by an example. Does nothing if something else is chosen before the example arrives. */
   async function fillIn(context, set = {}) {
-    const wanted = subject();
-    const { inputs, parameters } = await exampleOf(wanted, subjects.loss, context);
-    if (subject().name !== wanted.name) return;
+    const chosen = subject();
+    const { inputs, parameters } = await exampleOf(chosen, subjects.loss, context);
+    if (subject().name !== chosen.name) return;
     Object.assign(state, { texts: { ...inputs }, files: {}, parameters: { ...parameters, ...set }, pristine: true });
   }
 }

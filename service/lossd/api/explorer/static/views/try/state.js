@@ -35,9 +35,9 @@ export function initial(kind = "loss") {
 /** The state that an address describes. */
 export function fromQuery(query, { loss: losses, task: tasks }) {
   const state = initial(query.has("task") ? "task" : "loss");
-  const given = (key, entries) => (entries.some(({ name }) => name === query.get(key)) ? query.get(key) : null);
-  state.loss = given("loss", losses);
-  state.task = given("task", tasks);
+  const nameIn = (key, entries) => (entries.some(({ name }) => name === query.get(key)) ? query.get(key) : null);
+  state.loss = nameIn("loss", losses);
+  state.task = nameIn("task", tasks);
   if (PREDICTIONS.includes(query.get("predictions"))) state.predictions = query.get("predictions");
   if (["json", "safetensors"].includes(query.get("as"))) state.form = query.get("as");
   if (query.has("outputs")) state.outputs = OUTPUTS.filter((name) => query.get("outputs").split(",").includes(name));

@@ -28,14 +28,14 @@ export function typed(array, input) {
  * A tensor as JSON: nested lists if the service reads them as the same dtype, else base64. JSON writes 1.0 as 1, so
  * the service reads floats without a fraction as integers, unless the input takes only floats (`floatsOnly`).
  */
-export function inJson(of) {
-  if (!of.dtype) return of; // nested lists already
-  const { dtype, shape, data, floatsOnly = true } = of;
+export function inJson(array) {
+  if (!array.dtype) return array; // nested lists already
+  const { dtype, shape, data, floatsOnly = true } = array;
   const readBack =
     (dtype === "F32" && (floatsOnly || !data.every(Number.isInteger))) ||
     (dtype === "I64" && data.every((value) => Number.isSafeInteger(Number(value))));
   if (!readBack || !shape.length || shape.includes(0)) return { dtype: WIRE[dtype], shape, data: base64(data) };
-  return nest(dtype === "F32" ? Array.from(data, shortest) : numbers(of), shape);
+  return nest(dtype === "F32" ? Array.from(data, shortest) : numbers(array), shape);
 }
 
 /** The fewest digits of the same float32; NaN and infinities are strings. */
@@ -64,7 +64,7 @@ function base64(data) {
 /** The request as JSON, with its inputs. */
 export const body = ({ inputs, ...rest }) => ({
   ...rest,
-  inputs: Object.fromEntries(Object.entries(inputs).map(([name, of]) => [name, inJson(of)])),
+  inputs: Object.fromEntries(Object.entries(inputs).map(([name, array]) => [name, inJson(array)])),
 });
 
 /** The request as a safetensors file, for `curl --data-binary`. */
@@ -79,20 +79,20 @@ export async function ask(api, request, form, signal) {
   if (form === "safetensors") {
     const { tensors, result } = await api.evaluateTensors(request, signal);
     const plain = Object.fromEntries(
-      Object.entries(tensors).map(([name, of]) => [name, { shape: of.shape, values: numbers(of) }]),
+      Object.entries(tensors).map(([name, tensor]) => [name, { shape: tensor.shape, values: numbers(tensor) }]),
     );
-    const of = (output) =>
+    const derivativesOf = (output) =>
       Object.fromEntries(
         Object.entries(plain)
           .filter(([name]) => name.startsWith(`${output}.`))
           .map(([name, found]) => [name.slice(output.length + 1), found]),
       );
-    const derivatives = { gradients: of("gradient"), hessians: of("hessian") };
+    const derivatives = { gradients: derivativesOf("gradient"), hessians: derivativesOf("hessian") };
     return { ...result, ...(plain.loss && { loss: plain.loss }), ...derivatives };
   }
   const { gradient = {}, hessian = {}, ...result } = await api.evaluate(body(request), signal);
   const [gradients, hessians] = [gradient, hessian].map((found) =>
-    Object.fromEntries(Object.entries(found).map(([name, of]) => [name, flat(of)])),
+    Object.fromEntries(Object.entries(found).map(([name, array]) => [name, flat(array)])),
   );
   return { ...result, ...(typeof result.loss === "object" && { loss: flat(result.loss) }), gradients, hessians };
 }
