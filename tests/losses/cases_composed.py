@@ -48,38 +48,41 @@ def with_missing(draw: Callable[[torch.Generator], Tensors], ignored: int) -> Ca
     """The same, with targets that do not count, and with predictions there that would outweigh all others."""
 
     def drawn(g: torch.Generator) -> Tensors:
-        of = draw(g)
-        gone = torch.rand(of["target"].shape, generator=g) < 0.3
-        hidden = gone if of["prediction"].shape == gone.shape else gone.unsqueeze(1)
+        inputs = draw(g)
+        gone = torch.rand(inputs["target"].shape, generator=g) < 0.3
+        hidden = gone if inputs["prediction"].shape == gone.shape else gone.unsqueeze(1)
         return {
-            "prediction": of["prediction"].masked_fill(hidden, 1e3),
-            "target": of["target"].masked_fill(gone, ignored),
+            "prediction": inputs["prediction"].masked_fill(hidden, 1e3),
+            "target": inputs["target"].masked_fill(gone, ignored),
         }
 
     return drawn
 
 
-def without_missing(of: Tensors, ignored: int) -> Tensors:
+def without_missing(inputs: Tensors, ignored: int) -> Tensors:
     """The positions that count, one after the other: (P,) and (P,), or (P, C) and (P,)."""
-    there = of["target"] != ignored
-    scores = of["prediction"] if of["prediction"].shape == there.shape else of["prediction"].movedim(1, -1)
-    return {"prediction": scores[there], "target": of["target"][there]}
+    there = inputs["target"] != ignored
+    scores = inputs["prediction"] if inputs["prediction"].shape == there.shape else inputs["prediction"].movedim(1, -1)
+    return {"prediction": scores[there], "target": inputs["target"][there]}
 
 
-def binary_sum(of: Tensors, bce: float = 1.0, overlap: float = 1.0, smooth: float = 1.0) -> Tensor:
-    first = functional.binary_cross_entropy_with_logits(of["prediction"], of["target"])
-    return bce * first + overlap * dice(of["prediction"].sigmoid(), of["target"], smooth)
+def binary_sum(inputs: Tensors, bce: float = 1.0, overlap: float = 1.0, smooth: float = 1.0) -> Tensor:
+    first = functional.binary_cross_entropy_with_logits(inputs["prediction"], inputs["target"])
+    return bce * first + overlap * dice(inputs["prediction"].sigmoid(), inputs["target"], smooth)
 
 
-def multiclass_sum(of: Tensors, ce: float = 0.5, overlap: float = 0.5, smooth: float = 1.0) -> Tensor:
-    probability = of["prediction"].softmax(1)
-    one_hot = functional.one_hot(of["target"], 4).movedim(-1, 1)
+def multiclass_sum(inputs: Tensors, ce: float = 0.5, overlap: float = 0.5, smooth: float = 1.0) -> Tensor:
+    probability = inputs["prediction"].softmax(1)
+    one_hot = functional.one_hot(inputs["target"], 4).movedim(-1, 1)
     regions = torch.stack([dice(probability[:, c], one_hot[:, c], smooth) for c in range(4)])
-    return ce * functional.cross_entropy(of["prediction"], of["target"]) + overlap * regions.mean()
+    return ce * functional.cross_entropy(inputs["prediction"], inputs["target"]) + overlap * regions.mean()
 
 
-def of_heads(of: Tensors) -> tuple[Tensor, Tensor]:
-    return functional.mse_loss(of["value"], of["measured"]), functional.cross_entropy(of["logits"], of["label"])
+def of_heads(inputs: Tensors) -> tuple[Tensor, Tensor]:
+    return (
+        functional.mse_loss(inputs["value"], inputs["measured"]),
+        functional.cross_entropy(inputs["logits"], inputs["label"]),
+    )
 
 
 HEADS: list[dict[str, Any]] = [
@@ -88,16 +91,16 @@ HEADS: list[dict[str, Any]] = [
 ]
 
 
-def kendall(of: Tensors) -> Tensor:
+def kendall(inputs: Tensors) -> Tensor:
     """Kendall et al. 2018, equation 10: the regression's term is halved, the classification's is not."""
-    regression, classification = of_heads(of)
-    s = of["log_variance"]
+    regression, classification = of_heads(inputs)
+    s = inputs["log_variance"]
     return 0.5 * torch.exp(-s[0]) * regression + 0.5 * s[0] + torch.exp(-s[1]) * classification + 0.5 * s[1]
 
 
-def unhalved(of: Tensors) -> Tensor:
-    s = of["log_variance"]
-    return (torch.exp(-s) * torch.stack(of_heads(of)) + s).sum()
+def unhalved(inputs: Tensors) -> Tensor:
+    s = inputs["log_variance"]
+    return (torch.exp(-s) * torch.stack(of_heads(inputs)) + s).sum()
 
 
 def lessons(g: torch.Generator) -> Tensors:
@@ -109,14 +112,14 @@ def lessons(g: torch.Generator) -> Tensors:
     return {"prediction": normal(g, 5, 3, 4), "target": target, "difficulty": difficulty}
 
 
-def kept_rows(of: Tensors, scale: float = 1.0) -> Tensor:
+def kept_rows(inputs: Tensors, scale: float = 1.0) -> Tensor:
     """Row means over the valid entries first (none: 0), then the mean over the rows that are easy enough."""
     rows = []
     for n in range(5):
-        if of["difficulty"][n] <= 0.5:
-            valid = of["target"][n] != -100
-            logits, target = of["prediction"][n][:, valid].T, of["target"][n][valid]
-            rows.append(functional.cross_entropy(logits, target) if valid.any() else 0 * of["prediction"][n].sum())
+        if inputs["difficulty"][n] <= 0.5:
+            valid = inputs["target"][n] != -100
+            logits, target = inputs["prediction"][n][:, valid].T, inputs["target"][n][valid]
+            rows.append(functional.cross_entropy(logits, target) if valid.any() else 0 * inputs["prediction"][n].sum())
     return scale * torch.stack(rows).mean()
 
 
@@ -127,11 +130,11 @@ def norms(g: torch.Generator) -> Tensors:
     }
 
 
-def restoring(of: Tensors, alpha: float) -> Tensor:
+def restoring(inputs: Tensors, alpha: float) -> Tensor:
     """Chen et al. 2018, equations 1 and 2, written with loops."""
-    weighted = [w * g for w, g in zip(of["task_weight"], of["gradient_norms"], strict=True)]
+    weighted = [w * g for w, g in zip(inputs["task_weight"], inputs["gradient_norms"], strict=True)]
     mean = sum(float(x.detach()) for x in weighted) / 4
-    progress = [float(now / start) for now, start in zip(of["losses"], of["initial_losses"], strict=True)]
+    progress = [float(now / start) for now, start in zip(inputs["losses"], inputs["initial_losses"], strict=True)]
     total = torch.zeros((), dtype=torch.float64)
     for x, rate in zip(weighted, progress, strict=True):
         total = total + abs(x - mean * (rate / (sum(progress) / 4)) ** alpha)
@@ -144,13 +147,13 @@ COMPOSITIONS = (
         "every parameter",
         {"name": "bce_dice", "bce_weight": 0.3, "dice_weight": 2.0, "smooth": 1e-6},
         masks,
-        lambda of: binary_sum(of, 0.3, 2.0, 1e-6),
+        lambda inputs: binary_sum(inputs, 0.3, 2.0, 1e-6),
     ),
     Composition(
         "missing",
         {"name": "bce_dice", "ignore_index": -1},
         with_missing(masks, -1),
-        lambda of: binary_sum(without_missing(of, -1)),
+        lambda inputs: binary_sum(without_missing(inputs, -1)),
     ),
     Composition("defaults", {"name": "ce_dice"}, maps, multiclass_sum),
     *(
@@ -158,7 +161,7 @@ COMPOSITIONS = (
             f"{ignored} missing",
             {"name": "ce_dice", **({} if ignored == -100 else {"ignore_index": ignored})},
             with_missing(maps, ignored),
-            lambda of, ignored=ignored: multiclass_sum(without_missing(of, ignored)),
+            lambda inputs, ignored=ignored: multiclass_sum(without_missing(inputs, ignored)),
         )
         for ignored in (-100, 255)
     ),
@@ -166,13 +169,13 @@ COMPOSITIONS = (
         "every parameter",
         {"name": "ce_dice", "ce_weight": 1.5, "dice_weight": 0.25, "smooth": 0.1},
         maps,
-        lambda of: multiclass_sum(of, 1.5, 0.25, 0.1),
+        lambda inputs: multiclass_sum(inputs, 1.5, 0.25, 0.1),
     ),
     Composition(
         "two heads",
         {"name": "weighted_sum", "terms": [{**HEADS[0], "weight": 0.7}, HEADS[1]]},
         lambda g: {name: tensor for name, tensor in heads(g).items() if name != "log_variance"},
-        lambda of: 0.7 * of_heads(of)[0] + of_heads(of)[1],
+        lambda inputs: 0.7 * of_heads(inputs)[0] + of_heads(inputs)[1],
         ("value", "logits"),
     ),
     Composition(
@@ -183,8 +186,9 @@ COMPOSITIONS = (
                       {"loss": {"name": "dice", "mode": "binary"}}],
         },
         masks,
-        lambda of: -2.0 * functional.binary_cross_entropy_with_logits(of["prediction"], of["target"], reduction="sum")
-        + dice(of["prediction"].sigmoid(), of["target"], 1.0),
+        lambda inputs: -2.0
+        * functional.binary_cross_entropy_with_logits(inputs["prediction"], inputs["target"], reduction="sum")
+        + dice(inputs["prediction"].sigmoid(), inputs["target"], 1.0),
     ),
     Composition(
         "kendall",
@@ -210,11 +214,11 @@ COMPOSITIONS = (
         "sum_scaled",
         {"name": "curriculum", "loss": {"name": "cross_entropy"}, "progress": 0.5, "normalization": "sum_scaled"},
         lessons,
-        lambda of: kept_rows(of, 5.0),
+        lambda inputs: kept_rows(inputs, 5.0),
     ),
-    Composition("defaults", {"name": "gradnorm"}, norms, lambda of: restoring(of, 1.5), ("task_weight",)),
+    Composition("defaults", {"name": "gradnorm"}, norms, lambda inputs: restoring(inputs, 1.5), ("task_weight",)),
     Composition(
-        "alpha", {"name": "gradnorm", "alpha": 0.12}, norms, lambda of: restoring(of, 0.12), ("task_weight",)
+        "alpha", {"name": "gradnorm", "alpha": 0.12}, norms, lambda inputs: restoring(inputs, 0.12), ("task_weight",)
     ),
     *EXPRESSIONS,
     *SERIES,

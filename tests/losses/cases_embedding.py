@@ -132,8 +132,8 @@ def info_nce(default: float) -> Any:
 def clip(first: Tensor, second: Tensor, *, temperature: float = 0.07) -> Tensor:
     """Radford et al. 2021, figure 3."""
     score = functional.normalize(first) @ functional.normalize(second).T / temperature
-    own = torch.arange(len(first))
-    entropies = [functional.cross_entropy(s, own, reduction="none") for s in (score, score.T)]
+    target = torch.arange(len(first))
+    entropies = [functional.cross_entropy(s, target, reduction="none") for s in (score, score.T)]
     return (entropies[0] + entropies[1]) / 2
 
 
@@ -144,9 +144,9 @@ def supcon(embedding: Tensor, label: Tensor, *, temperature: float = 0.07) -> tu
     for i in range(len(z)):
         others = [j for j in range(len(z)) if j != i]
         total = torch.stack([z[i] @ z[j] / temperature for j in others]).logsumexp(0)
-        own = [total - z[i] @ z[p] / temperature for p in others if label[p] == label[i]]
-        values.append(sum(own, start=torch.zeros((), dtype=torch.float64)) / max(len(own), 1))
-        weights.append(1.0 if own else 0.0)
+        terms = [total - z[i] @ z[p] / temperature for p in others if label[p] == label[i]]
+        values.append(sum(terms, start=torch.zeros((), dtype=torch.float64)) / max(len(terms), 1))
+        weights.append(1.0 if terms else 0.0)
     return torch.stack(values), torch.tensor(weights, dtype=torch.float64)
 
 

@@ -38,19 +38,19 @@ def ranks(g: torch.Generator) -> Tensors:
     return {"left": normal(g, 5, 1), "right": normal(g, 1, 4)}
 
 
-def asymmetric(of: Tensors) -> Tensor:
-    e = of["prediction"] - of["target"]
+def asymmetric(inputs: Tensors) -> Tensor:
+    e = inputs["prediction"] - inputs["target"]
     return torch.where(e > 0, 3 * e * e, e * e).mean()
 
 
-def focal(of: Tensors) -> Tensor:
-    entropy = functional.cross_entropy(of["prediction"], of["target"].argmax(1), reduction="none")
+def focal(inputs: Tensors) -> Tensor:
+    entropy = functional.cross_entropy(inputs["prediction"], inputs["target"].argmax(1), reduction="none")
     return ((1 - (-entropy).exp()) ** 2 * entropy).mean()
 
 
-def info_nce(of: Tensors) -> Tensor:
-    label = torch.arange(6, device=of["similarity"].device)
-    return functional.cross_entropy(of["similarity"] / 0.5, label)
+def info_nce(inputs: Tensors) -> Tensor:
+    label = torch.arange(6, device=inputs["similarity"].device)
+    return functional.cross_entropy(inputs["similarity"] / 0.5, label)
 
 
 def written(title: str, formula: str, draw: Any, reference: Any, *gradients: str, **parameters: float) -> Composition:
@@ -69,7 +69,7 @@ EXPRESSIONS = (
     written(
         "huber, reduced by the request",
         "a = abs(prediction - target);\nwhere(a <= delta, a**2 / 2, delta * (a - delta / 2))",
-        pairs, lambda of: functional.huber_loss(of["prediction"], of["target"], delta=0.7), delta=0.7,
+        pairs, lambda inputs: functional.huber_loss(inputs["prediction"], inputs["target"], delta=0.7), delta=0.7,
     ),
     written(
         "focal of one-hot targets",
@@ -85,12 +85,14 @@ EXPRESSIONS = (
         "triplet",
         "relu(norm(anchor - positive, 1) - norm(anchor - negative, 1) + margin)",
         vectors,
-        lambda of: functional.triplet_margin_loss(of["anchor"], of["positive"], of["negative"], 2.0, eps=0.0),
+        lambda inputs: functional.triplet_margin_loss(
+            inputs["anchor"], inputs["positive"], inputs["negative"], 2.0, eps=0.0
+        ),
         "anchor", "positive", "negative", margin=2.0,
     ),
     written(
         "every pair of two columns",
         "softplus(right - left)",
-        ranks, lambda of: functional.softplus(of["right"] - of["left"]).mean(), "left", "right",
+        ranks, lambda inputs: functional.softplus(inputs["right"] - inputs["left"]).mean(), "left", "right",
     ),
 )  # fmt: skip

@@ -89,8 +89,8 @@ def layers(generator: torch.Generator, n: int = 4) -> Tensors:
     }
 
 
-def matched(of: Tensors, weights: Sequence[float] = (1.0, 1.0, 1.0)) -> Tensor:
-    errors = [functional.mse_loss(of[f"prediction.{i}"], of[f"target.{i}"]) for i in range(3)]
+def matched(inputs: Tensors, weights: Sequence[float] = (1.0, 1.0, 1.0)) -> Tensor:
+    errors = [functional.mse_loss(inputs[f"prediction.{i}"], inputs[f"target.{i}"]) for i in range(3)]
     return sum((w * e for w, e in zip(weights, errors, strict=True)), start=torch.zeros(())) / sum(weights)
 
 
@@ -101,7 +101,7 @@ SERIES = (
         "weighted",
         {"name": "feature_matching", "layer_weights": [0.5, 1.0, 4.0]},
         layers,
-        lambda of: matched(of, (0.5, 1.0, 4.0)),
+        lambda inputs: matched(inputs, (0.5, 1.0, 4.0)),
         PREDICTIONS,
     ),
 )

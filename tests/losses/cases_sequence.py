@@ -49,7 +49,7 @@ def ctc(
     values = []
     for i, (steps, count) in enumerate(zip(input_lengths.tolist(), target_lengths.tolist(), strict=True)):
         labels = target[i, :count].tolist()
-        states = [blank, *(of for label in labels for of in (label, blank))]
+        states = [blank, *(symbol for label in labels for symbol in (label, blank))]
         nothing = p.new_zeros(())
         alpha = [p[0, i, state] if s < 2 else nothing for s, state in enumerate(states)]
         for t in range(1, steps):

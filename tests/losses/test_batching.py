@@ -30,7 +30,7 @@ def assert_same(batched: Evaluated | Problem, single: Evaluated, dtype: torch.dt
     assert batched.warnings == single.warnings, beside
     for name, gradient in single.gradients.items():
         close = {"rtol": 10 * within, "atol": within * float(gradient.abs().max())}
-        torch.testing.assert_close(batched.gradient(name), gradient, **close, msg=lambda told: f"{beside} {told}")
+        torch.testing.assert_close(batched.gradient(name), gradient, **close, msg=lambda message: f"{beside} {message}")
 
 
 def requests(case: Case, parameters: Parameters) -> list[dict[str, Any]]:
@@ -69,11 +69,11 @@ each loss in float32 too.
 
 @each_row(IN_BOTH_DTYPES, both_ways=True)
 def test_among_strangers_equals_alone(case: Case, parameters: Parameters, dtype: torch.dtype) -> None:
-    asked = requests(case, parameters)
+    queries = requests(case, parameters)
     inputs = [case.inputs(parameters, n, seed=n + i, dtype=dtype) for i, n in enumerate(row_counts(case))]
-    answers = together(asked, inputs)
+    answers = together(queries, inputs)
     for position in (1, 2):  # between two others, and after them
-        assert_same(answers[position], alone(asked[position], inputs[position]), dtype)
+        assert_same(answers[position], alone(queries[position], inputs[position]), dtype)
 
 
 def poisoned(inputs: Mapping[str, Tensor], name: str, value: float) -> dict[str, Tensor]:
@@ -85,16 +85,16 @@ def poisoned(inputs: Mapping[str, Tensor], name: str, value: float) -> dict[str,
 @pytest.mark.parametrize("case", CASES, ids=str)
 def test_a_poisoned_neighbour_changes_nothing(case: Case) -> None:
     parameters = case.parameters[0]
-    asked = requests(case, parameters)
+    queries = requests(case, parameters)
     inputs = [case.inputs(parameters, n, seed=n + i, dtype=torch.float32) for i, n in enumerate(row_counts(case))]
-    single = {position: alone(asked[position], inputs[position]) for position in (0, 2)}
+    single = {position: alone(queries[position], inputs[position]) for position in (0, 2)}
     poisons = [
         (name, poison)
         for name, drawn in inputs[1].items()
         for poison in ((math.nan, math.inf, 10_000) if drawn.is_floating_point() else (10_000,))
     ]
     for name, poison in poisons:
-        answers = together(asked, [inputs[0], poisoned(inputs[1], name, poison), inputs[2]])
+        answers = together(queries, [inputs[0], poisoned(inputs[1], name, poison), inputs[2]])
         for position, answer in single.items():
             assert_same(answers[position], answer, torch.float32, f"{name} {poison}")
         neighbour = answers[1]

@@ -37,21 +37,21 @@ def test_the_divergence_of_close_distributions(apart: float) -> None:
     with mpmath.workdps(50):
         target = [torch.tensor(0.5 + apart).item(), torch.tensor(0.5 - apart).item()]
         log_p = torch.tensor([math.log(0.5), math.log(0.5)])
-        wanted = sum(t * (mpmath.log(t) - p) for t, p in zip(target, log_p.tolist(), strict=True))
+        expected = sum(t * (mpmath.log(t) - p) for t, p in zip(target, log_p.tolist(), strict=True))
     answer = evaluated({"name": "kl_div"}, prediction=log_p[None], target=[target])
-    assert answer.loss == pytest.approx(float(wanted), rel=1e-6)
+    assert answer.loss == pytest.approx(float(expected), rel=1e-6)
 
 
 @pytest.mark.parametrize("s", [1e-12, -1e-9, 1e-5, -0.049, 0.051, -3.0, 20.0])
 def test_the_divergence_of_a_latent_close_to_the_standard_normal(s: float) -> None:
     with mpmath.workdps(60):
-        wanted = (mpmath.exp(s) - 1 - mpmath.mpf(s)) / 2
+        expected = (mpmath.exp(s) - 1 - mpmath.mpf(s)) / 2
         slope = mpmath.expm1(s) / 2
     answer = evaluated(
         {"name": "vae", "reconstruction": "mse"}, torch.float64,
         prediction=[[0.0]], target=[[0.0]], mean=[[0.0]], log_variance=torch.tensor([[s]], dtype=torch.float64),
     )  # fmt: skip
-    assert answer.loss == pytest.approx(float(wanted), rel=1e-13)
+    assert answer.loss == pytest.approx(float(expected), rel=1e-13)
     of_variance = alone(
         {"loss": {"name": "vae", "reconstruction": "mse"}, "outputs": ["gradient.log_variance"]},
         {name: torch.tensor([[value]], dtype=torch.float64)
@@ -142,8 +142,8 @@ def test_the_norm_of_a_gradient_does_not_leave_the_range(size: float, scope: str
     assert answer.document["diagnostics"]["gradient_norm"]["prediction"] == pytest.approx(5 * size / 7, rel=1e-12)
     options = {"clip_norm": size / 7, "clip_scope": scope}
     clipped = alone({"loss": loss, "outputs": ["gradient"], "gradient": options}, inputs)
-    wanted = torch.tensor([0.6, -0.8], dtype=torch.float64) * size / 7
-    torch.testing.assert_close(clipped.gradient(), wanted, rtol=1e-12, atol=0)
+    expected = torch.tensor([0.6, -0.8], dtype=torch.float64) * size / 7
+    torch.testing.assert_close(clipped.gradient(), expected, rtol=1e-12, atol=0)
 
 
 @pytest.mark.parametrize("limit", [1e-18, 1e-17, 1e-14, 1.0])

@@ -71,8 +71,8 @@ def test_single_precision_and_a_cotangent(row: Composition) -> None:
 @pytest.mark.parametrize("row", [row for row in ROWS if REGISTRY[row.values[0].name].kind != "rows"])
 def test_requests_that_arrive_together_are_answered_as_alone(row: Composition) -> None:
     inputs = [drawn(row, seed) for seed in range(3)]
-    for batched, own in zip(together([request(row)] * 3, inputs), inputs, strict=True):
-        single = alone(request(row), own)
+    for batched, tensors in zip(together([request(row)] * 3, inputs), inputs, strict=True):
+        single = alone(request(row), tensors)
         assert batched.document == single.document
         for name, gradient in single.gradients.items():
             assert torch.equal(batched.gradient(name), gradient)
@@ -93,11 +93,11 @@ def test_each_term_is_evaluated_once_for_all_requests(monkeypatch: pytest.Monkey
 
 
 def test_a_faulty_request_changes_no_other() -> None:
-    asked = {"loss": {"name": "ce_dice"}, "outputs": ["loss", "gradient", "metrics"]}
+    query = {"loss": {"name": "ce_dice"}, "outputs": ["loss", "gradient", "metrics"]}
     prediction, target = torch.randn(2, 3, 4, 4), torch.randint(0, 3, (2, 4, 4))
     good, bad = {"prediction": prediction, "target": target}, {"prediction": prediction, "target": target + 7}
-    first, refused, last = together([asked] * 3, [good, bad, good])
-    single = alone(asked, good)
+    first, refused, last = together([query] * 3, [good, bad, good])
+    single = alone(query, good)
     assert isinstance(refused, InvalidValue)
     assert refused.detail.startswith("term 0 (cross_entropy): class ")
     for answer in (first, last):
@@ -107,10 +107,10 @@ def test_a_faulty_request_changes_no_other() -> None:
 
 
 def test_rows_cover_every_composed_loss_and_every_parameter() -> None:
-    own = {name for name, loss in REGISTRY.items() if loss.kind == "composed"}
-    own |= {"gradnorm", "expression", "feature_matching"}
-    assert {row.name for row in COMPOSITIONS} == own
-    for name in own:
+    names = {name for name, loss in REGISTRY.items() if loss.kind == "composed"}
+    names |= {"gradnorm", "expression", "feature_matching"}
+    assert {row.name for row in COMPOSITIONS} == names
+    for name in names:
         named = {key for row in COMPOSITIONS if row.name == name for key in row.loss} - {"name"}
         assert named == {parameter.name for parameter in REGISTRY[name].parameters}
 
@@ -162,17 +162,17 @@ def test_no_lesson_easy_enough_is_nothing_to_average() -> None:
     assert not answer.gradient().any()
 
 
-def lesson(loss: str, of: Tensors, **more: object) -> Evaluated:
-    return alone({"loss": {"name": "curriculum", "loss": {"name": loss}, "progress": 0.5, **more}}, of)
+def lesson(loss: str, inputs: Tensors, **more: object) -> Evaluated:
+    return alone({"loss": {"name": "curriculum", "loss": {"name": loss}, "progress": 0.5, **more}}, inputs)
 
 
 @pytest.mark.parametrize(("scaled", "factor"), [({}, 1), ({"normalization": "sum_scaled"}, 3)])
 @pytest.mark.parametrize("weight", [[0.0, 1.0, 7.0], [3.0, 1.0, 7.0], [0.25, 0.5, 0.0], [0.0, 0.0, 7.0]])
 def test_a_lesson_counts_by_its_sample_weight(weight: list[float], scaled: dict, factor: int) -> None:
     """Errors 2, 1 and 4, of which the last is too hard: factor · Σ w e² / Σ w over the first two."""
-    of = {"prediction": torch.tensor([2.0, 1.0, 4.0]), "target": torch.zeros(3)}
-    of |= {"difficulty": torch.tensor([0.1, 0.2, 0.9]), "sample_weight": torch.tensor(weight)}
-    answer, total = lesson("mse", of, **scaled), weight[0] + weight[1]
+    inputs = {"prediction": torch.tensor([2.0, 1.0, 4.0]), "target": torch.zeros(3)}
+    inputs |= {"difficulty": torch.tensor([0.1, 0.2, 0.9]), "sample_weight": torch.tensor(weight)}
+    answer, total = lesson("mse", inputs, **scaled), weight[0] + weight[1]
     assert answer.denominator == total
     assert answer.warnings == (set() if total else {"nothing_to_average"})
     assert answer.loss == pytest.approx(factor * (4 * weight[0] + weight[1]) / (total or 1))
@@ -181,15 +181,15 @@ def test_a_lesson_counts_by_its_sample_weight(weight: list[float], scaled: dict,
 
 
 def test_a_lesson_of_weight_0_is_not_looked_at_and_a_bad_weight_is_named() -> None:
-    of = {
+    inputs = {
         "prediction": torch.tensor([torch.nan, 1.0]),
         "target": torch.zeros(2),
         "difficulty": torch.tensor([0.1, 0.2]),
     }
-    assert lesson("mse", of | {"sample_weight": torch.tensor([0.0, 2.0])}).loss == 1.0
+    assert lesson("mse", inputs | {"sample_weight": torch.tensor([0.0, 2.0])}).loss == 1.0
     for bad in (-1.0, torch.inf, torch.nan):
         with pytest.raises(InvalidValue, match="sample_weight"):
-            lesson("mse", of | {"sample_weight": torch.tensor([1.0, bad])})
+            lesson("mse", inputs | {"sample_weight": torch.tensor([1.0, bad])})
 
 
 def image(rows: int, draw: torch.Generator) -> Tensors:
@@ -236,24 +236,24 @@ def test_a_curriculum_of_a_loss_without_a_value_for_each_sample_is_refused(loss:
 
 def test_the_metrics_of_a_curriculum_are_those_of_all_samples() -> None:
     """The first sample is right, the others are wrong."""
-    of = {"prediction": torch.tensor([[3.0, 0.0], [0.0, 3.0], [3.0, 0.0]]), "target": torch.tensor([0, 0, 1])}
+    inputs = {"prediction": torch.tensor([[3.0, 0.0], [0.0, 3.0], [3.0, 0.0]]), "target": torch.tensor([0, 0, 1])}
     request = {"loss": {"name": "curriculum", "loss": {"name": "cross_entropy"}, "progress": 0.5}}
     request |= {"outputs": ["loss", "metrics"], "metrics": {"names": ["accuracy"]}}
-    document = alone(request, of | {"difficulty": torch.tensor([0.1, 0.2, 0.3])}).document
+    document = alone(request, inputs | {"difficulty": torch.tensor([0.1, 0.2, 0.3])}).document
     assert document["metrics"]["accuracy"] == pytest.approx(1 / 3)
 
 
 def test_a_sample_beyond_single_precision_keeps_its_digits_beside_others() -> None:
-    of = {"prediction": torch.tensor([1e25, 2.0, 1e-25]), "target": torch.zeros(3), "difficulty": torch.zeros(3)}
-    answer = lesson("mse", of)
+    inputs = {"prediction": torch.tensor([1e25, 2.0, 1e-25]), "target": torch.zeros(3), "difficulty": torch.zeros(3)}
+    answer = lesson("mse", inputs)
     assert answer.loss == pytest.approx((1e50 + 4) / 3, rel=1e-6)
-    tiny = lesson("mse", {name: tensor[2:] for name, tensor in of.items()})
+    tiny = lesson("mse", {name: tensor[2:] for name, tensor in inputs.items()})
     assert tiny.loss == pytest.approx(1e-50, rel=1e-6)
 
 
 def test_a_sample_of_nan_leaves_the_others_gradients() -> None:
-    of = {"prediction": torch.tensor([torch.nan, 2.0]), "target": torch.zeros(2), "difficulty": torch.zeros(2)}
-    answer = lesson("mse", of)
+    inputs = {"prediction": torch.tensor([torch.nan, 2.0]), "target": torch.zeros(2), "difficulty": torch.zeros(2)}
+    answer = lesson("mse", inputs)
     assert math.isnan(float(answer.loss))
     assert "non_finite" in answer.warnings
     assert answer.gradient()[1] == 2.0
@@ -263,11 +263,11 @@ def test_a_sample_of_nan_leaves_the_others_gradients() -> None:
 def test_many_samples_take_little_memory_each(loss: str) -> None:
     """A document for each sample took 1.4 KB of Python objects."""
     rows = 20_000
-    of = {"prediction": torch.randn(rows, 1), "target": torch.rand(rows, 1), "difficulty": torch.rand(rows)}
-    lesson(loss, {name: tensor[:10] for name, tensor in of.items()})
+    inputs = {"prediction": torch.randn(rows, 1), "target": torch.rand(rows, 1), "difficulty": torch.rand(rows)}
+    lesson(loss, {name: tensor[:10] for name, tensor in inputs.items()})
     tracemalloc.start()
     try:
-        lesson(loss, of)
+        lesson(loss, inputs)
         assert tracemalloc.get_traced_memory()[1] < 200 * rows
     finally:
         tracemalloc.stop()
@@ -276,8 +276,8 @@ def test_many_samples_take_little_memory_each(loss: str) -> None:
 @pytest.mark.parametrize("weighted", [{}, {"sample_weight": torch.tensor([2.0, 0.5, 1.0])}])
 def test_lessons_that_are_ignored_are_nothing_to_average(weighted: Tensors) -> None:
     """The only one that is not ignored is too hard."""
-    of = {"prediction": torch.tensor([[2.0, 1.0]]).repeat(3, 1), "target": torch.tensor([-100, -100, 0])}
-    answer = lesson("cross_entropy", of | {"difficulty": torch.tensor([0.1, 0.2, 0.9]), **weighted})
+    inputs = {"prediction": torch.tensor([[2.0, 1.0]]).repeat(3, 1), "target": torch.tensor([-100, -100, 0])}
+    answer = lesson("cross_entropy", inputs | {"difficulty": torch.tensor([0.1, 0.2, 0.9]), **weighted})
     assert (answer.loss, answer.denominator, answer.warnings) == (0.0, 0.0, {"nothing_to_average"})
     assert not answer.gradient().any()
 
@@ -293,12 +293,12 @@ def test_the_warnings_of_the_terms_are_passed_up_with_their_term() -> None:
     vectors = {"first": torch.zeros(2, 3), "second": torch.ones(2, 3), "similar": torch.ones(2)}
     heads = [("kl_div", scores), ("cross_entropy", ignored), ("cosine_embedding", vectors), ("nll", ignored)]
     terms, inputs, expected = [], {}, {}
-    for i, (name, of) in enumerate(heads):
-        terms.append({"loss": {"name": name}, "inputs": {key: f"{key}{i}" for key in of}})
-        inputs |= {f"{key}{i}": tensor for key, tensor in of.items()}
-        for code, detail in warned(alone({"loss": {"name": name}}, of)):
+    for i, (name, tensors) in enumerate(heads):
+        terms.append({"loss": {"name": name}, "inputs": {key: f"{key}{i}" for key in tensors}})
+        inputs |= {f"{key}{i}": tensor for key, tensor in tensors.items()}
+        for code, detail in warned(alone({"loss": {"name": name}}, tensors)):
             if code != "zero_gradient":
-                place = f"term {i} ({name}{''.join(f'; its {key} is {key}{i}' for key in of)})"
+                place = f"term {i} ({name}{''.join(f'; its {key} is {key}{i}' for key in tensors)})"
                 expected.setdefault(code, []).append(f"{place}: {detail}")
     found = warned(alone({"loss": {"name": "weighted_sum", "terms": terms}}, inputs))
     assert {"negative_divergence", "zero_vector"} <= set(expected)
@@ -308,30 +308,30 @@ def test_the_warnings_of_the_terms_are_passed_up_with_their_term() -> None:
 
 def test_the_warnings_of_a_lesson_are_those_of_the_samples_that_count() -> None:
     """Two zero vectors among those that are easy enough, one too hard, one of weight 0."""
-    of = {"first": torch.zeros(5, 2), "second": torch.ones(5, 2), "similar": torch.ones(5)}
-    of["first"][1] = torch.tensor([1.0, 2.0])
-    of |= {"difficulty": torch.tensor([0.1, 0.1, 0.1, 0.9, 0.1]), "sample_weight": torch.tensor([1.0, 1, 1, 1, 0])}
-    ((code, detail),) = [found for found in warned(lesson("cosine_embedding", of)) if found[0] != "zero_gradient"]
+    inputs = {"first": torch.zeros(5, 2), "second": torch.ones(5, 2), "similar": torch.ones(5)}
+    inputs["first"][1] = torch.tensor([1.0, 2.0])
+    inputs |= {"difficulty": torch.tensor([0.1, 0.1, 0.1, 0.9, 0.1]), "sample_weight": torch.tensor([1.0, 1, 1, 1, 0])}
+    ((code, detail),) = [found for found in warned(lesson("cosine_embedding", inputs)) if found[0] != "zero_gradient"]
     assert code == "zero_vector"
     assert detail.startswith("term 0 (cosine_embedding): a vector of length 0")
     assert detail.endswith("(2 times)")
-    of = {"prediction": torch.ones(2, 3), "target": torch.tensor([-100, 0]), "difficulty": torch.zeros(2)}
-    assert warned(lesson("cross_entropy", of)) == []
+    inputs = {"prediction": torch.ones(2, 3), "target": torch.tensor([-100, 0]), "difficulty": torch.zeros(2)}
+    assert warned(lesson("cross_entropy", inputs)) == []
 
 
 def test_what_the_whole_says_is_not_said_of_its_terms() -> None:
     """Of a term without a slope nothing is said where another has one, and once where none has."""
     terms = [{"loss": {"name": "mse"}}, {"loss": {"name": "mae"}, "inputs": {"target": "other"}}]
-    of = {"prediction": torch.zeros(2), "target": torch.zeros(2), "other": torch.ones(2)}
+    inputs = {"prediction": torch.zeros(2), "target": torch.zeros(2), "other": torch.ones(2)}
     whole = {"loss": {"name": "weighted_sum", "terms": terms}}
-    assert warned(alone(whole, of)) == []
-    assert [code for code, _ in warned(alone(whole, of | {"other": torch.zeros(2)}))] == ["zero_gradient"]
+    assert warned(alone(whole, inputs)) == []
+    assert [code for code, _ in warned(alone(whole, inputs | {"other": torch.zeros(2)}))] == ["zero_gradient"]
 
 
 @pytest.mark.parametrize(("name", "scores"), [("ce_dice", (2, 3, 4)), ("bce_dice", (2, 4))])
 def test_both_terms_say_that_all_is_ignored(name: str, scores: tuple[int, ...]) -> None:
-    of = {"prediction": torch.ones(scores), "target": torch.full((2, 4), -100)}
-    answer = alone({"loss": {"name": name, "ignore_index": -100, "smooth": 0.0}}, of)
+    inputs = {"prediction": torch.ones(scores), "target": torch.full((2, 4), -100)}
+    answer = alone({"loss": {"name": name, "ignore_index": -100, "smooth": 0.0}}, inputs)
     found = dict(warned(answer))
     assert set(found) == {"nothing_to_average", "zero_gradient"}
     assert answer.loss == 0.0

@@ -109,8 +109,8 @@ def test_a_masked_class_has_no_gradient() -> None:
     assert float(answer.loss) == pytest.approx(-math.log(0.8), rel=1e-12)
     # Of class 1 the posteriors are 0.44, 0.6 and 0.24 over 0.8.
     ones = torch.tensor([0.5 - 0.55, 0.6 - 0.75, 0.3 - 0.3], dtype=torch.float64)
-    wanted = torch.stack([-ones, ones, torch.zeros(3, dtype=torch.float64)], 1).unsqueeze(1)
-    torch.testing.assert_close(answer.gradient(), wanted, rtol=0, atol=1e-12)
+    gradient = torch.stack([-ones, ones, torch.zeros(3, dtype=torch.float64)], 1).unsqueeze(1)
+    torch.testing.assert_close(answer.gradient(), gradient, rtol=0, atol=1e-12)
     assert answer.warnings == set()
 
 
@@ -126,9 +126,9 @@ def test_a_batch_of_silence_costs_its_blanks(dtype: torch.dtype) -> None:
     answer = alone({"loss": {"name": "ctc", "reduction": "none"}}, inputs)
     assert answer.loss.tolist() == pytest.approx([-math.log(0.14), -math.log(0.2)], rel=1e-12)
     posterior = torch.tensor([1.0, 0.0, 0.0], dtype=torch.float64)
-    wanted = torch.stack([p - posterior, p - posterior], 1)
-    wanted[2, 1] = 0
-    torch.testing.assert_close(answer.gradient(), wanted, rtol=0, atol=1e-12)
+    gradient = torch.stack([p - posterior, p - posterior], 1)
+    gradient[2, 1] = 0
+    torch.testing.assert_close(answer.gradient(), gradient, rtol=0, atol=1e-12)
     spoken = {**inputs, "target": torch.tensor([[1], [1]])}
     assert alone({"loss": {"name": "ctc"}}, spoken).loss == alone({"loss": {"name": "ctc"}}, inputs).loss
 
@@ -140,9 +140,9 @@ def test_silence_that_cannot_be_is_infinite() -> None:
         "input_lengths": torch.tensor([1]),
         "target_lengths": torch.tensor([0]),
     }
-    (told,) = together([{"loss": {"name": "ctc"}}], [inputs])
-    assert float(told.loss) == INF
-    assert told.warnings == {"non_finite"}
+    (answer,) = together([{"loss": {"name": "ctc"}}], [inputs])
+    assert float(answer.loss) == INF
+    assert answer.warnings == {"non_finite"}
     forgiven = alone({"loss": {"name": "ctc", "zero_infinity": True}}, inputs)
     assert float(forgiven.loss) == 0
     assert not forgiven.gradient().any()

@@ -33,29 +33,29 @@ def poisoned(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
 
 def same(answer: Evaluated, without: Evaluated) -> None:
     left = dict(answer.document)
-    wanted = dict(without.document)
-    assert left.pop("diagnostics")["warnings"] == wanted.pop("diagnostics")["warnings"]
+    right = dict(without.document)
+    assert left.pop("diagnostics")["warnings"] == right.pop("diagnostics")["warnings"]
     assert answer.document["diagnostics"]["valid_count"] == without.document["diagnostics"]["valid_count"]
-    compare(left, wanted)
+    compare(left, right)
     for name, gradient in answer.gradients.items():
         torch.testing.assert_close(gradient[KEPT], without.gradients[name])
         assert not gradient[DROPPED].any()
 
 
-def compare(found: Any, wanted: Any) -> None:
+def compare(found: Any, expected: Any) -> None:
     """Documents, whose numbers agree to the last digits."""
-    if isinstance(wanted, dict):
-        assert found.keys() == wanted.keys()
-        for name in wanted:
-            compare(found[name], wanted[name])
-    elif isinstance(wanted, list):
-        assert len(found) == len(wanted)
-        for one, other in zip(found, wanted, strict=True):
+    if isinstance(expected, dict):
+        assert found.keys() == expected.keys()
+        for name in expected:
+            compare(found[name], expected[name])
+    elif isinstance(expected, list):
+        assert len(found) == len(expected)
+        for one, other in zip(found, expected, strict=True):
             compare(one, other)
-    elif isinstance(wanted, float) and isinstance(found, float):
-        assert found == wanted or math.isclose(found, wanted, rel_tol=1e-9, abs_tol=1e-12)
+    elif isinstance(expected, float) and isinstance(found, float):
+        assert found == expected or math.isclose(found, expected, rel_tol=1e-9, abs_tol=1e-12)
     else:
-        assert found == wanted
+        assert found == expected
 
 
 @each_row(OF_ROWS)

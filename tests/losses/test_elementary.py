@@ -72,10 +72,10 @@ CLEAN: dict[str, tuple[Callable[..., Tensor], tuple[Any, ...]]] = {
 def ways(function: Callable[..., Tensor], arguments: tuple[Tensor, ...]) -> Iterator[tuple[str, Any]]:
     """The function's values and slopes: of all entries, of parts, and of tensors that are not contiguous."""
 
-    def values(*of: Tensor) -> tuple[Tensor, ...]:
+    def values(*tensors: Tensor) -> tuple[Tensor, ...]:
         with torch.no_grad():
-            value = function(*of)
-        leaves = [t.detach().requires_grad_() for t in of]
+            value = function(*tensors)
+        leaves = [t.detach().requires_grad_() for t in tensors]
         result = function(*leaves)
         if not result.requires_grad:
             return (value,)
@@ -99,19 +99,19 @@ def test_a_value_and_its_slope_depend_on_the_argument_alone(name: str, dtype: to
     function, draws = (OURS | CLEAN)[name]
     for n in (63, 64, 67):
         arguments = tuple(draw(n, dtype) for draw in draws)
-        (_, wanted), *others = ways(function, arguments)
+        (_, expected), *others = ways(function, arguments)
         for how, found in others:
-            assert_equal(found, wanted, f"{n} numbers {how}")
+            assert_equal(found, expected, f"{n} numbers {how}")
     arguments = tuple(draw(2 * SHARED + 35, dtype) for draw in draws)
     with threads(1):
-        _, wanted = next(ways(function, arguments))
+        _, expected = next(ways(function, arguments))
     with threads(3):
         for how, found in islice(ways(function, arguments), 2):
-            assert_equal(found, wanted, f"by three threads, {how}")
+            assert_equal(found, expected, f"by three threads, {how}")
 
 
-def assert_equal(found: tuple[Tensor, ...], wanted: tuple[Tensor, ...], how: str) -> None:
-    for mine, theirs in zip(found, wanted, strict=True):
+def assert_equal(found: tuple[Tensor, ...], expected: tuple[Tensor, ...], how: str) -> None:
+    for mine, theirs in zip(found, expected, strict=True):
         same = (mine == theirs) | (mine.isnan() & theirs.isnan())
         assert same.all(), f"{int((~same).sum())} differ of {how}"
 
@@ -197,7 +197,7 @@ def test_the_gradients_of_formulas_are_right(name: str) -> None:
     x = positive(7, torch.float64).requires_grad_()
     y = normal(7, torch.float64).requires_grad_()
     arguments = (x, y) if operation.operands == 2 else (y,)
-    assert torch.autograd.gradcheck(lambda *of: operation.compute(*of), arguments)
+    assert torch.autograd.gradcheck(lambda *operands: operation.compute(*operands), arguments)
 
 
 # What nothing else may use

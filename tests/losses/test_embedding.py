@@ -75,30 +75,30 @@ def test_a_row_without_direction_leaves_the_others_theirs(
         similar = torch.full((len(pairs),), unlike)
         return alone(request, {"first": first, "second": second, "similar": similar}).gradients
 
-    own, among = answer(one), answer(degenerate, one)
+    single, among = answer(one), answer(degenerate, one)
     for name in ("first", "second"):
         assert not among[name][0].any()
-        assert own[name].isfinite().all()
-        assert own[name].any()
-        torch.testing.assert_close(among[name][1:], own[name], rtol=1e-5, atol=0)
+        assert single[name].isfinite().all()
+        assert single[name].any()
+        torch.testing.assert_close(among[name][1:], single[name], rtol=1e-5, atol=0)
 
 
 def test_a_degenerate_triplet_leaves_the_others_theirs() -> None:
     generator = torch.Generator().manual_seed(0)
     inputs = {name: torch.randn(3, 4, generator=generator) for name in ("anchor", "positive", "negative")}
     request = {"loss": {"name": "triplet", "margin": 9.0, "reduction": "sum"}}
-    own = alone(request, {name: tensor[1:] for name, tensor in inputs.items()})
+    reference = alone(request, {name: tensor[1:] for name, tensor in inputs.items()})
     inputs["positive"][0] = inputs["negative"][0] = inputs["anchor"][0]
     among = alone(request, inputs)
     assert among.warnings == {"zero_vector"}
     for name in inputs:
         assert not among.gradient(name)[0].any()
-        torch.testing.assert_close(among.gradient(name)[1:], own.gradient(name), rtol=1e-5, atol=1e-6)
+        torch.testing.assert_close(among.gradient(name)[1:], reference.gradient(name), rtol=1e-5, atol=1e-6)
 
 
-def surprise(logits: list[Any], own: int) -> Any:
+def surprise(logits: list[Any], target: int) -> Any:
     """Minus the logarithm of a softmax's share, in fifty digits."""
-    return mpmath.log(mpmath.fsum(mpmath.exp(z - logits[own]) for z in logits))
+    return mpmath.log(mpmath.fsum(mpmath.exp(z - logits[target]) for z in logits))
 
 
 def exact(name: str, a: Tensor, b: Tensor, temperature: float) -> float:
@@ -114,8 +114,8 @@ def exact(name: str, a: Tensor, b: Tensor, temperature: float) -> float:
         columns = [surprise([score[j][n + i] for j in range(n)], i) for i in range(n)]
         return float(mpmath.fsum(rows + columns) / (2 * n))
     others = [[score[i][j] for j in both if j != i] for i in both]
-    own = [(i + n) % (2 * n) for i in both]
-    return float(mpmath.fsum(surprise(others[i], own[i] - (own[i] > i)) for i in both) / (2 * n))
+    positives = [(i + n) % (2 * n) for i in both]
+    return float(mpmath.fsum(surprise(others[i], positives[i] - (positives[i] > i)) for i in both) / (2 * n))
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
@@ -130,15 +130,15 @@ def test_losses_of_certain_embeddings_keep_their_digits(name: str, temperature: 
     if name == "supcon":
         inputs = {"embedding": torch.cat([a, b]), "label": torch.arange(4).repeat(2)}
     with mpmath.workdps(50):
-        wanted = exact(name, a, b, temperature)
+        expected = exact(name, a, b, temperature)
     answer = alone({"loss": {"name": name, "temperature": temperature}}, inputs)
-    assert 1e-14 < wanted < 1e-4
-    assert answer.loss == pytest.approx(wanted, rel=3e-5 if dtype == torch.float32 else 1e-12, abs=0)
+    assert 1e-14 < expected < 1e-4
+    assert answer.loss == pytest.approx(expected, rel=3e-5 if dtype == torch.float32 else 1e-12, abs=0)
     doubled = alone({"loss": {"name": name, "temperature": temperature}},
                     {n: t.double() if t.is_floating_point() else t for n, t in inputs.items()})  # fmt: skip
-    for of, gradient in answer.gradients.items():
-        scale = float(doubled.gradients[of].abs().max())
-        torch.testing.assert_close(gradient.double(), doubled.gradients[of], rtol=0, atol=1e-4 * scale)
+    for input_name, gradient in answer.gradients.items():
+        scale = float(doubled.gradients[input_name].abs().max())
+        torch.testing.assert_close(gradient.double(), doubled.gradients[input_name], rtol=0, atol=1e-4 * scale)
 
 
 @pytest.mark.parametrize("far", [1e12, 1e19, 3e38])

@@ -166,8 +166,10 @@ def test_value_and_gradient_are_those_written_by_hand(text: str, by_hand: Callab
     found, expected = value(text, {"x": x, "y": y}), by_hand(x, y)
     torch.testing.assert_close(found, expected, rtol=1e-12, atol=1e-13)
     upstream = seeded(*expected.shape, seed=3)
-    own, hand = (torch.autograd.grad(of, (x, y), upstream, materialize_grads=True) for of in (found, expected))
-    torch.testing.assert_close(own, hand, rtol=1e-11, atol=1e-12)
+    gradients, hand = (
+        torch.autograd.grad(tensor, (x, y), upstream, materialize_grads=True) for tensor in (found, expected)
+    )
+    torch.testing.assert_close(gradients, hand, rtol=1e-11, atol=1e-12)
 
 
 @in_one_item("text", [text for text, _ in FUNCTIONS])
@@ -277,8 +279,8 @@ def test_a_cumulative_logarithm_is_that_of_each_beginning(offset: float) -> None
         ]
     torch.testing.assert_close(value("logcumsumexp(x)", {"x": x}).tolist(), exact, rtol=1e-14, atol=1e-14)
     leaf = x.clone().requires_grad_()
-    (own,) = torch.autograd.grad(value("logcumsumexp(x)", {"x": leaf}), leaf, weights)
-    torch.testing.assert_close(own.tolist(), gradient, rtol=1e-10, atol=1e-13)
+    (result,) = torch.autograd.grad(value("logcumsumexp(x)", {"x": leaf}), leaf, weights)
+    torch.testing.assert_close(result.tolist(), gradient, rtol=1e-10, atol=1e-13)
 
 
 def test_equal_entries_keep_their_order() -> None:
@@ -612,11 +614,11 @@ def answered(text: str, **parameters: float) -> None:
     """Either refused as the client's fault, or evaluated, in the shape that was foretold."""
     shapes = {"x": (2, 3), "y": (2, 1), "z": (3,), "s": ()}
     try:
-        asked = {"loss": {"name": "expression", "formula": text, "parameters": parameters, "reduction": "none"}}
-        plan = make_plan(asked)
+        request = {"loss": {"name": "expression", "formula": text, "parameters": parameters, "reduction": "none"}}
+        plan = make_plan(request)
         names = [entry.name for entry in plan.inputs if not entry.optional]
         alone(
-            asked,
+            request,
             {name: torch.linspace(-2, 3, math.prod(s := shapes.get(name, (2, 3)))).reshape(s) for name in names},
         )
     except NotEvaluable as refused:

@@ -75,8 +75,8 @@ def test_sample_weights_weigh_features() -> None:
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.float16])
 def test_features_among_strangers_equal_features_alone(dtype: torch.dtype) -> None:
     inputs = [pairs(n, seed=n, dtype=dtype) for n in (4, 1, 3)]
-    for batched, own in zip(together([matching()] * 3, inputs), inputs, strict=True):
-        single = alone(matching(), own)
+    for batched, tensors in zip(together([matching()] * 3, inputs), inputs, strict=True):
+        single = alone(matching(), tensors)
         assert isinstance(batched, Evaluated)
         assert batched.loss == pytest.approx(single.loss, rel=1e-6 if dtype != torch.float64 else 1e-13)
         for name, gradient in single.gradients.items():
@@ -118,8 +118,8 @@ def test_a_series_can_be_a_term_of_another_loss() -> None:
     answer = alone({"loss": {"name": "weighted_sum", "terms": terms}}, pairs(2) | {"fake": fake})
     assert answer.loss == pytest.approx(10 * float(reference(pairs(2), [1.0] * 3).mean()) + 0.5, rel=1e-12)
     assert set(answer.gradients) == {"prediction.0", "prediction.1", "prediction.2", "fake"}
-    own = alone(matching(), pairs(2))
-    torch.testing.assert_close(answer.gradient("prediction.0"), 10 * own.gradient("prediction.0"), **EXACT)
+    single = alone(matching(), pairs(2))
+    torch.testing.assert_close(answer.gradient("prediction.0"), 10 * single.gradient("prediction.0"), **EXACT)
 
 
 def looked_at() -> tuple[dict[str, Any], dict[str, Tensor]]:
@@ -200,6 +200,6 @@ def test_a_series_is_sent_by_its_numbered_names() -> None:
         listed = httpx.get(f"{service.url}/v1/losses/feature_matching").json()["inputs"]
         answer = httpx.post(f"{service.url}/v1/evaluate", json=matching() | {"inputs": inputs}).json()
     assert [entry["name"] for entry in listed][:2] == ["prediction.*", "target.*"]
-    own = pairs(2, dtype=torch.float32) | {"target.2": torch.tensor([1.0, 2.0])}
-    assert answer["loss"] == pytest.approx(alone(matching(), own).loss, rel=1e-6)
+    tensors = pairs(2, dtype=torch.float32) | {"target.2": torch.tensor([1.0, 2.0])}
+    assert answer["loss"] == pytest.approx(alone(matching(), tensors).loss, rel=1e-6)
     assert set(answer["gradient"]) == {"prediction.0", "prediction.1", "prediction.2"}

@@ -33,11 +33,11 @@ def assert_equal(on_gpu: object, on_cpu: object, within: float) -> None:
 
 @in_one_item("case, parameters", [row.values for row in ROWS])
 def test_a_batch_on_the_gpu_equals_the_cpu(case: Case, parameters: Parameters) -> None:
-    asked = [{**request, "outputs": [*request["outputs"], "metrics"]} for request in requests(case, parameters)]
+    queries = [{**request, "outputs": [*request["outputs"], "metrics"]} for request in requests(case, parameters)]
     for dtype, within in ((torch.float64, 1e-10), (torch.float32, 1e-5)):
         inputs = [case.inputs(parameters, n, seed=n + i, dtype=dtype) for i, n in enumerate(row_counts(case))]
-        on_cpu = together(asked, inputs)
-        for gpu, cpu in zip(together(asked, inputs, "cuda"), on_cpu, strict=True):
+        on_cpu = together(queries, inputs)
+        for gpu, cpu in zip(together(queries, inputs, "cuda"), on_cpu, strict=True):
             assert_equal(gpu, cpu, within)
 
 

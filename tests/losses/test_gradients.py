@@ -17,10 +17,10 @@ from rows import each_row
 
 
 def arguments(loss: Loss, parameters: Parameters) -> dict[str, object]:
-    given = {p.name: p.default for p in loss.parameters} | dict(parameters)
+    values = {p.name: p.default for p in loss.parameters} | dict(parameters)
     numbers = {p.name for p in loss.parameters if p.varies}
     return {name: float(v) if name in numbers and isinstance(v, int) else v
-            for name, v in given.items() if name != "reduction"}  # fmt: skip
+            for name, v in values.items() if name != "reduction"}  # fmt: skip
 
 
 def computed(loss: Loss, inputs: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -45,30 +45,30 @@ def test_autograd_equals_finite_differences(case: Case, parameters: Parameters) 
 
 
 def both(
-    loss: Loss, inputs: dict[str, Tensor], given: dict[str, object]
+    loss: Loss, inputs: dict[str, Tensor], options: dict[str, object]
 ) -> tuple[tuple[Tensor, Tensor | None, dict[str, Tensor]], tuple[Tensor, Tensor | None, dict[str, Tensor]]]:
     """Value, weight and gradients, by the closed form and by autograd, of one random upstream gradient."""
     leaves = {name: inputs[name].clone().requires_grad_() for name in loss.differentiable}
-    plain = loss.function(**{**inputs, **leaves}, **given)
+    plain = loss.function(**{**inputs, **leaves}, **options)
     value, weight = (plain.value, plain.weight) if isinstance(plain, Unreduced) else (plain, None)
     factor = torch.randn(value.shape, dtype=value.dtype, generator=torch.Generator().manual_seed(0))
     gradients = dict(zip(leaves, torch.autograd.grad(value, list(leaves.values()), factor), strict=True))
-    asked: list[Tensor | None] = []
+    weights: list[Tensor | None] = []
 
     def upstream(weight: Tensor | None) -> Tensor:
-        asked.append(weight)
+        weights.append(weight)
         return factor
 
     written = {name: torch.full_like(inputs[name], torch.nan) for name in loss.differentiable}
     with torch.no_grad():
-        closed = loss.closed_forms[0](upstream, written, **inputs, **given)
+        closed = loss.closed_forms[0](upstream, written, **inputs, **options)
     own_value, own_weight = (closed.value, closed.weight) if isinstance(closed, Unreduced) else (closed, None)
-    assert len(asked) == 1, "the upstream gradient is asked for once"
+    assert len(weights) == 1, "the upstream gradient is asked for once"
     if own_weight is None:
-        assert asked == [None]
+        assert weights == [None]
     else:
-        assert asked[0] is not None
-        torch.testing.assert_close(asked[0], own_weight)
+        assert weights[0] is not None
+        torch.testing.assert_close(weights[0], own_weight)
     return (own_value, own_weight, written), (value.detach(), weight, gradients)
 
 

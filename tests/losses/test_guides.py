@@ -55,8 +55,8 @@ def test_each_loss_has_a_guide_that_explains_its_formula(loss: Loss) -> None:
     explained = {symbol.partition("_(")[0] for symbol in found.symbols}
     bases = {symbol.partition("_")[0] for symbol in there}
     assert explained <= there | bases, "a symbol that is not in the formula"
-    own = {symbol for symbol in there if symbol.partition("_")[0] not in inputs | FUNCTIONS}
-    missing = {symbol for symbol in own - INDICES - CONSTANTS if not {symbol, symbol.partition("_")[0]} & explained}
+    symbols = {symbol for symbol in there if symbol.partition("_")[0] not in inputs | FUNCTIONS}
+    missing = {symbol for symbol in symbols - INDICES - CONSTANTS if not {symbol, symbol.partition("_")[0]} & explained}
     assert not missing, "a symbol of the formula that the guide does not explain"
 
 

@@ -50,21 +50,21 @@ def hessians(
     case: Case, inputs: dict[str, Tensor], parameters: Parameters, upstream: Tensor | float
 ) -> dict[str, Callable[[Tensor], Tensor]]:
     """The reference's Hessian by each input, as what multiplies it by a direction of the input's shape."""
-    of = expected(case, inputs, parameters)
-    upstream = torch.as_tensor(upstream, dtype=torch.float64).expand_as(of.value)
-    gradients = torch.autograd.grad(of.value, list(of.leaves.values()), upstream, create_graph=True)
+    reference = expected(case, inputs, parameters)
+    upstream = torch.as_tensor(upstream, dtype=torch.float64).expand_as(reference.value)
+    gradients = torch.autograd.grad(reference.value, list(reference.leaves.values()), upstream, create_graph=True)
 
     def times(name: str, gradient: Tensor, direction: Tensor) -> Tensor:
         if not gradient.requires_grad:
             return torch.zeros_like(direction)
         try:
-            return torch.autograd.grad(gradient, of.leaves[name], direction, retain_graph=True, materialize_grads=True)[
-                0
-            ]
+            return torch.autograd.grad(
+                gradient, reference.leaves[name], direction, retain_graph=True, materialize_grads=True
+            )[0]
         except RuntimeError:  # torch's margin losses have none; they are linear or quadratic between their kinks
             return _difference(case, inputs, parameters, upstream, name, direction)
 
-    return {name: partial(times, name, gradient) for name, gradient in zip(of.leaves, gradients, strict=True)}
+    return {name: partial(times, name, gradient) for name, gradient in zip(reference.leaves, gradients, strict=True)}
 
 
 def _difference(
@@ -88,7 +88,7 @@ def matrices(times: Callable[[Tensor], Tensor], like: Tensor) -> Tensor:
 @each_row(DIAGONAL)
 def test_a_hessian_is_the_references_diagonal(case: Case, parameters: Parameters) -> None:
     inputs = inputs_of(case, parameters)
-    of = expected(case, inputs, parameters)
+    reference = expected(case, inputs, parameters)
     weight = torch.tensor([0.5, 0.0, 2.0], dtype=torch.float64)
     plain = alone(request(case, parameters), inputs)
     weighted = alone(request(case, parameters), inputs | {"sample_weight": weight})
@@ -96,10 +96,10 @@ def test_a_hessian_is_the_references_diagonal(case: Case, parameters: Parameters
     for name, times in hessians(case, inputs, parameters, 1.0).items():
         whole = matrices(times, inputs[name])
         summed = whole.diagonal(dim1=1, dim2=2).reshape(inputs[name].shape)
-        wanted = summed / denominator(case, of, parameters)
-        torch.testing.assert_close(plain.tensors[f"hessian.{name}"], wanted, **EXACT)
-        wanted = over_rows(weight, summed) * summed / denominator(case, of, parameters, weight)
-        torch.testing.assert_close(weighted.tensors[f"hessian.{name}"], wanted, **EXACT)
+        diagonal = summed / denominator(case, reference, parameters)
+        torch.testing.assert_close(plain.tensors[f"hessian.{name}"], diagonal, **EXACT)
+        diagonal = over_rows(weight, summed) * summed / denominator(case, reference, parameters, weight)
+        torch.testing.assert_close(weighted.tensors[f"hessian.{name}"], diagonal, **EXACT)
         if REGISTRY[case.name].is_elementwise(name, arguments(REGISTRY[case.name], parameters)):
             off = whole - whole.diagonal(dim1=1, dim2=2).diag_embed()
             assert not off.any(), "the loss is marked as elementwise, and is not"
@@ -108,12 +108,12 @@ def test_a_hessian_is_the_references_diagonal(case: Case, parameters: Parameters
 @each_row(TWICE)
 def test_a_product_is_the_references_hessian_times_the_direction(case: Case, parameters: Parameters) -> None:
     inputs = inputs_of(case, parameters, n=3 if REGISTRY[case.name].kind == "rows" else 5)
-    of = expected(case, inputs, parameters)
-    below = denominator(case, of, parameters)
+    reference = expected(case, inputs, parameters)
+    below = denominator(case, reference, parameters)
     for name, times in hessians(case, inputs, parameters, 1 / below).items():
         direction = torch.linspace(-1, 2, inputs[name].numel(), dtype=torch.float64).reshape(inputs[name].shape)
-        asked = {"loss": {"name": case.name, **parameters}, "outputs": [f"hvp.{name}"]}
-        answer = alone(asked, inputs | {"direction": direction})
+        query = {"loss": {"name": case.name, **parameters}, "outputs": [f"hvp.{name}"]}
+        answer = alone(query, inputs | {"direction": direction})
         torch.testing.assert_close(answer.tensors[f"hvp.{name}"], times(direction), **EXACT)
 
 
@@ -150,12 +150,14 @@ def test_a_hessian_among_strangers_equals_that_alone(case: Case, parameters: Par
     inputs = [case.inputs(parameters, n, seed=n, dtype=torch.float32) for n in (4, 1, 7)]
     # No parameter is read where the axes of a gradient are arranged.
     for layout in ("as_input", "class_first") if parameters is case.parameters[0] else ("as_input",):
-        asked = request(case, parameters, gradient={"layout": layout}, outputs=["hessian", "gradient"])
-        for batched, own in list(zip(together([asked] * 3, inputs), inputs, strict=True))[1:]:
+        query = request(case, parameters, gradient={"layout": layout}, outputs=["hessian", "gradient"])
+        for batched, tensors in list(zip(together([query] * 3, inputs), inputs, strict=True))[1:]:
             assert isinstance(batched, Evaluated), batched
-            wanted = {name: of for name, of in alone(asked, own).tensors.items() if name.startswith("hessian.")}
-            assert wanted
-            for name, hessian in wanted.items():
+            diagonals = {
+                name: tensor for name, tensor in alone(query, tensors).tensors.items() if name.startswith("hessian.")
+            }
+            assert diagonals
+            for name, hessian in diagonals.items():
                 torch.testing.assert_close(batched.tensors[name], hessian, rtol=1e-6, atol=1e-7)
 
 
@@ -179,11 +181,11 @@ def test_a_pass_writes_what_the_general_way_does(
     target = torch.randint(0, 10, (300,), generator=random)
     if name in ("mse", "bce_with_logits"):
         target = torch.rand(300, 10, generator=random).to(dtype)
-    asked = {"loss": {"name": name}, "outputs": ["hessian"], "hessian": options}
+    query = {"loss": {"name": name}, "outputs": ["hessian"], "hessian": options}
     inputs = {"prediction": scores, "target": target}
-    passed = alone(asked, inputs)
+    passed = alone(query, inputs)
     monkeypatch.setattr("evaluating.passes", None)
-    general = alone(asked, inputs)
+    general = alone(query, inputs)
     assert passed.document["diagnostics"]["warnings"] == general.document["diagnostics"]["warnings"]
     exact = {"rtol": 1e-11, "atol": 1e-300} if dtype == torch.float64 else {"rtol": 3e-7, "atol": 1e-40}
     torch.testing.assert_close(hessian_of(passed), hessian_of(general), **exact)
@@ -199,8 +201,8 @@ def ask(
     inputs: dict[str, Tensor] = {"prediction": torch.as_tensor(prediction, dtype=torch.float64)}
     if target is not None:
         inputs["target"] = torch.as_tensor(target)
-    asked = {"loss": {"name": name, "reduction": "sum", **loss}, "outputs": ["gradient", "hessian"]}
-    return alone({**asked, "hessian": {"form": form, "floor": floor}}, inputs)
+    query = {"loss": {"name": name, "reduction": "sum", **loss}, "outputs": ["gradient", "hessian"]}
+    return alone({**query, "hessian": {"form": form, "floor": floor}}, inputs)
 
 
 @pytest.mark.parametrize(
@@ -260,8 +262,8 @@ def test_smooth_losses_of_boosters(
 
 def test_a_power_of_the_variance_weighs_the_second_derivative() -> None:
     inputs = {"prediction": torch.tensor([3.0]), "target": torch.tensor([1.0]), "variance": torch.tensor([4.0])}
-    asked = {"loss": {"name": "gaussian_nll", "beta": 0.5}, "outputs": ["gradient", "hessian"]}
-    answer = alone(asked, inputs)
+    query = {"loss": {"name": "gaussian_nll", "beta": 0.5}, "outputs": ["gradient", "hessian"]}
+    answer = alone(query, inputs)
     assert answer.gradient().item() == pytest.approx(2 * 2 / 4)
     assert hessian_of(answer).item() == pytest.approx(2 / 4)
 
@@ -271,7 +273,7 @@ def test_logistic_variances_keep_their_digits(z: float) -> None:
     with mpmath.workdps(400):
         exact = float(1 / ((1 + mpmath.exp(mpmath.mpf(z))) * (1 + mpmath.exp(-mpmath.mpf(z)))))
         cosh = float(1 / mpmath.cosh(mpmath.mpf(z) / 2) ** 2)
-    for found, wanted in (
+    for found, curvature in (
         (ask("bce_with_logits", [z], [1.0]), exact),
         (ask("soft_margin", [z], [1]), exact),
         (ask("cross_entropy", [[z, 0.0]], [0]), exact),
@@ -279,7 +281,7 @@ def test_logistic_variances_keep_their_digits(z: float) -> None:
         (ask("sigmoid_focal", [z], [1.0], gamma=0.0, alpha=None), exact),
         (ask("log_cosh", [z / 2], [0.0]), cosh),
     ):
-        torch.testing.assert_close(hessian_of(found).flatten()[0].item(), wanted, rtol=1e-12, atol=0.0)
+        torch.testing.assert_close(hessian_of(found).flatten()[0].item(), curvature, rtol=1e-12, atol=0.0)
 
 
 def test_library_forms_have_a_floor() -> None:
@@ -290,9 +292,9 @@ def test_library_forms_have_a_floor() -> None:
     assert hessian_of(ask("huber", [3.0], [1.0], form="lightgbm")).item() == 1
     assert hessian_of(ask("huber", [3.0], [1.0])).item() == 0
     weights = {"sample_weight": torch.tensor([0.0, 2.0])}
-    asked = {"loss": {"name": "mae", "reduction": "sum"}, "outputs": ["hessian"], "hessian": {"form": "xgboost"}}
+    query = {"loss": {"name": "mae", "reduction": "sum"}, "outputs": ["hessian"], "hessian": {"form": "xgboost"}}
     inputs = {"prediction": torch.tensor([3.0, 3.0]), "target": torch.zeros(2)}
-    assert hessian_of(alone(asked, inputs | weights)).tolist() == [0, 2]
+    assert hessian_of(alone(query, inputs | weights)).tolist() == [0, 2]
 
 
 def test_boosters_forms_of_losses_with_kinks() -> None:
@@ -328,8 +330,8 @@ def test_information_is_the_hessian_at_the_mean(
 
     def hessian(target: float, form: str) -> Tensor:
         inputs = {"prediction": torch.tensor([prediction], dtype=torch.float64), "target": torch.tensor([target])}
-        asked = {"loss": {"name": name, **parameters}, "outputs": ["hessian"], "hessian": {"form": form}}
-        return hessian_of(alone(asked, inputs | dispersion))
+        query = {"loss": {"name": name, **parameters}, "outputs": ["hessian"], "hessian": {"form": form}}
+        return hessian_of(alone(query, inputs | dispersion))
 
     torch.testing.assert_close(hessian(7.0, "fisher"), hessian(mean, "exact"), rtol=1e-12, atol=0)
 
@@ -366,18 +368,18 @@ def test_what_a_mask_hides_has_a_hessian_of_0() -> None:
 )
 def test_a_formula_of_single_entries_has_a_hessian(formula: str, second: Any) -> None:
     x = torch.tensor([1.0, 2.0, 3.0], dtype=torch.float64)
-    asked = {"loss": {"name": "expression", "formula": formula, "reduction": "sum"}, "outputs": ["hessian"]}
+    query = {"loss": {"name": "expression", "formula": formula, "reduction": "sum"}, "outputs": ["hessian"]}
     inputs = {"prediction": x} | ({"target": torch.ones(3, dtype=torch.float64)} if "target" in formula else {})
-    torch.testing.assert_close(hessian_of(alone(asked, inputs)), second(x), rtol=1e-10, atol=1e-12)
+    torch.testing.assert_close(hessian_of(alone(query, inputs)), second(x), rtol=1e-10, atol=1e-12)
 
 
 @pytest.mark.parametrize(
     "formula", ["sum(x) ** 2", "sum(softmax(x))", "x * mean(x)", "norm(x)", "dot(x, sum(x, 0) * x)"]
 )
 def test_a_formula_that_mixes_entries_has_none(formula: str) -> None:
-    asked = {"loss": {"name": "expression", "formula": formula}, "outputs": ["hessian.x"]}
+    query = {"loss": {"name": "expression", "formula": formula}, "outputs": ["hessian.x"]}
     with pytest.raises(InvalidRequest, match=r"expression by x is not diagonal.*ask for hvp"):
-        alone(asked, {"x": torch.ones(3)})
+        alone(query, {"x": torch.ones(3)})
 
 
 # Refusals
@@ -386,7 +388,7 @@ PAIR: Tensors = {"prediction": torch.zeros(2), "target": torch.zeros(2)}
 
 
 @pytest.mark.parametrize(
-    ("asked", "inputs", "error", "message"),
+    ("query", "inputs", "error", "message"),
     [
         ({"loss": "dice", "outputs": ["hessian"]}, PAIR, InvalidRequest, "dice by prediction is not diagonal"),
         ({"loss": "ce_dice", "outputs": ["hvp"]}, PAIR, InvalidRequest, "ce_dice has no Hessian and no hvp"),
@@ -417,10 +419,10 @@ PAIR: Tensors = {"prediction": torch.zeros(2), "target": torch.zeros(2)}
     ],
 )
 def test_what_does_not_exist_is_refused(
-    asked: dict[str, Any], inputs: Tensors, error: type[Exception], message: str
+    query: dict[str, Any], inputs: Tensors, error: type[Exception], message: str
 ) -> None:
     with pytest.raises(error, match=message):
-        alone(asked, inputs)
+        alone(query, inputs)
 
 
 def test_a_hessian_that_takes_many_passes_is_refused() -> None:

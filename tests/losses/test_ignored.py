@@ -39,30 +39,31 @@ def test_metrics_leave_out_what_the_loss_does(name: str, ignored: int) -> None:
     if name == "bce":
         inputs["prediction"] = inputs["prediction"].sigmoid()
     there = inputs["target"] != ignored
-    known = {of: tensor[there] for of, tensor in inputs.items()}
+    known = {key: tensor[there] for key, tensor in inputs.items()}
     found = alone(request({"name": name, "ignore_index": ignored}, "binary"), inputs)
-    wanted = alone(request({"name": name}, "binary"), known)
-    assert float(found.loss) == pytest.approx(float(wanted.loss), rel=1e-12)
+    expected = alone(request({"name": name}, "binary"), known)
+    assert float(found.loss) == pytest.approx(float(expected.loss), rel=1e-12)
     assert found.denominator == int(there.sum())
-    torch.testing.assert_close(found.gradient()[there], wanted.gradient())
+    torch.testing.assert_close(found.gradient()[there], expected.gradient())
     assert not found.gradient()[~there].any()
-    compare(found.document["metrics"], wanted.document["metrics"])
+    compare(found.document["metrics"], expected.document["metrics"])
 
 
 def test_labels_leave_out_their_own() -> None:
     inputs = labels(-1)
     names = ["precision", "recall", "f1", "auroc", "average_precision", "support"]
-    asked = {"task": "multilabel", "names": names}
+    options = {"task": "multilabel", "names": names}
     found = alone(
-        {"loss": {"name": "bce_with_logits", "ignore_index": -1}, "outputs": ["metrics"], "metrics": asked}, inputs
+        {"loss": {"name": "bce_with_logits", "ignore_index": -1}, "outputs": ["metrics"], "metrics": options}, inputs
     ).document["metrics"]
     for label in range(3):
         there = inputs["target"][:, label] != -1
-        known = {of: tensor[there, label] for of, tensor in inputs.items()}
-        own = alone({"task": "binary", "outputs": ["metrics"], "metrics": {"names": names}}, known).document["metrics"]
+        known = {key: tensor[there, label] for key, tensor in inputs.items()}
+        query = {"task": "binary", "outputs": ["metrics"], "metrics": {"names": names}}
+        metrics = alone(query, known).document["metrics"]
         for name in names:
             per_class = found[name] if isinstance(found[name], list) else found[name]["per_class"]
-            compare(per_class[label], own[name])
+            compare(per_class[label], metrics[name])
 
 
 def test_a_missing_label_says_what_would_help() -> None:

@@ -91,8 +91,8 @@ def test_infinite_and_right(
     assert answer.loss == pytest.approx(value, rel=1e-6, abs=1e-12)
     assert "non_finite" not in answer.warnings
     if gradient is not None:
-        wanted = torch.tensor(gradient, dtype=dtype)
-        torch.testing.assert_close(answer.gradient(), wanted, rtol=1e-5, atol=1e-12)
+        expected = torch.tensor(gradient, dtype=dtype)
+        torch.testing.assert_close(answer.gradient(), expected, rtol=1e-5, atol=1e-12)
 
 
 @in_one_item("dtype", [torch.float32, torch.float64])
@@ -131,8 +131,8 @@ LEAST, LARGEST = -3.4028234663852886e38, 65504.0
 def test_the_lowest_number_stands_for_minus_infinity(target: Any, dtype: torch.dtype) -> None:
     answer = evaluated({"name": "sigmoid_focal"}, {"prediction": [LEAST, 0.0], "target": target}, dtype)
     # Where p = 0 the loss is -α z; at 0 it is α (1-p)² log 2 with the slope -α/4 (log 2 + 1/2). Over two elements.
-    wanted = torch.tensor([-0.125, -0.25 / 4 * (math.log(2) + 0.5) / 2], dtype=dtype)
-    torch.testing.assert_close(answer.gradient(), wanted, rtol=1e-6, atol=0)
+    expected = torch.tensor([-0.125, -0.25 / 4 * (math.log(2) + 0.5) / 2], dtype=dtype)
+    torch.testing.assert_close(answer.gradient(), expected, rtol=1e-6, atol=0)
 
 
 @in_one_item("dtype", [torch.float16, torch.float32, torch.float64])

@@ -41,7 +41,7 @@ def declared_floats() -> list[Any]:
             pytest.param(case, entry.name, id=f"{case}-{entry.name}")
             for entry in plan.inputs
             if entry.name in inputs
-            and all(of.kinds == ("float",) and of.domain != "negative" for of in plan.types(entry))
+            and all(type_.kinds == ("float",) and type_.domain != "negative" for type_ in plan.types(entry))
         ]
     return found
 
@@ -56,15 +56,15 @@ def test_integers_of_every_width_give_what_the_same_floats_give(case: Case, name
     numbers = whole(inputs[name])
     request = {"loss": {"name": case.name, **case.parameters[0]}}
     for dtype, wide in ((NARROW[turn % len(NARROW)], False), (WIDE[turn % len(WIDE)], True)):
-        asked = {**request, "gradient": {"dtype": "float64"}}
-        answer = alone(asked, {**inputs, name: numbers.to(dtype)})
-        right = alone(asked, {**inputs, name: numbers.double() if wide else numbers})
+        query = {**request, "gradient": {"dtype": "float64"}}
+        answer = alone(query, {**inputs, name: numbers.to(dtype)})
+        right = alone(query, {**inputs, name: numbers.double() if wide else numbers})
         # Where 0 and 1 are all there may be, float32 is as good: the whole request is not widened.
         close: dict[str, Any] = {"rtol": 1e-4, "atol": 1e-5} if wide else {"rtol": 0, "atol": 0}
         torch.testing.assert_close(torch.tensor(answer.loss), torch.tensor(right.loss), equal_nan=True, **close)
         assert answer.gradients.keys() == right.gradients.keys()
-        for of, gradient in right.gradients.items():
-            torch.testing.assert_close(answer.gradient(of), gradient, equal_nan=True, **close)
+        for key, gradient in right.gradients.items():
+            torch.testing.assert_close(answer.gradient(key), gradient, equal_nan=True, **close)
 
 
 @pytest.mark.parametrize("dtype", NARROW + WIDE)

@@ -19,7 +19,7 @@ def test_dice_of_four_thousand_squared_in_float16() -> None:
     request = {"loss": {"name": "dice", "mode": "binary"}, "outputs": ["loss", "gradient"]}
     answer = alone(request, {"prediction": logits, "target": target})
     assert answer.loss == pytest.approx(float(expected), rel=1e-5)
-    p, t, gradient = (of[:, ::64] for of in (p, t, answer.gradient()))
+    p, t, gradient = (tensor[:, ::64] for tensor in (p, t, answer.gradient()))
     derivative = -(2 * t - (2 * hits + 1) / below) / below * p * (1 - p)
     torch.testing.assert_close(gradient.double(), derivative, rtol=1e-3, atol=1e-12)
 

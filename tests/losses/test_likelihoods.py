@@ -44,11 +44,11 @@ def test_a_negative_binomial_keeps_its_digits(alpha: float, mean: float, count: 
             - count * mpmath.log(a * mean / (1 + a * mean))
         )
 
-    wanted = derivatives(nll, alpha)
-    own = found("negative_binomial_nll", "dispersion", prediction=mean, target=count, dispersion=alpha)
-    assert own[0] == pytest.approx(wanted[0], rel=1e-12)
-    assert own[1] == pytest.approx(wanted[1], rel=1e-9)
-    assert own[2] == pytest.approx(wanted[2], rel=1e-6)
+    expected = derivatives(nll, alpha)
+    results = found("negative_binomial_nll", "dispersion", prediction=mean, target=count, dispersion=alpha)
+    assert results[0] == pytest.approx(expected[0], rel=1e-12)
+    assert results[1] == pytest.approx(expected[1], rel=1e-9)
+    assert results[2] == pytest.approx(expected[2], rel=1e-6)
 
 
 @in_one_item("df", [0.3, 4.0, 199.0, 201.0, 1e4, 1e8])
@@ -64,7 +64,7 @@ def test_student_t_keeps_its_digits(df: float, error: float) -> None:
             + (v + 1) / 2 * mpmath.log1p(z * z / v)
         )
 
-    wanted = derivatives(nll, df)
-    own = found("student_t_nll", "df", prediction=error, target=0.0, scale=2.0, df=df)
-    assert own[0] == pytest.approx(wanted[0], rel=1e-12)
-    assert own[1] == pytest.approx(wanted[1], rel=1e-7)
+    expected = derivatives(nll, df)
+    results = found("student_t_nll", "df", prediction=error, target=0.0, scale=2.0, df=df)
+    assert results[0] == pytest.approx(expected[0], rel=1e-12)
+    assert results[1] == pytest.approx(expected[1], rel=1e-7)

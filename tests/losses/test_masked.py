@@ -72,8 +72,8 @@ def gathered(tensors: Mapping[str, Tensor], recipe: Recipe, keep: Tensor) -> dic
     entries = {}
     for name, tensor in tensors.items():
         axes = recipe.axes[name]
-        own = [place for place, axis in enumerate(axes) if axis < 0]
-        entries[name] = tensor.permute(*(axes.index(axis) for axis in range(keep.ndim)), *own)[keep]
+        places = [place for place, axis in enumerate(axes) if axis < 0]
+        entries[name] = tensor.permute(*(axes.index(axis) for axis in range(keep.ndim)), *places)[keep]
         if recipe.loss == "kl_div":  # whose classes are entries too
             entries[name] = entries[name].unsqueeze(1)
     return entries
@@ -81,9 +81,9 @@ def gathered(tensors: Mapping[str, Tensor], recipe: Recipe, keep: Tensor) -> dic
 
 def spread(gradient: Tensor, axes: tuple[int, ...], keep: Tensor, like: Tensor) -> Tensor:
     """The gradient of gathered entries in their places, 0 elsewhere."""
-    own = [place for place, axis in enumerate(axes) if axis < 0]
-    order = [*(axes.index(axis) for axis in range(keep.ndim)), *own]
-    whole = torch.zeros(*keep.shape, *(like.shape[place] for place in own), dtype=gradient.dtype)
+    places = [place for place, axis in enumerate(axes) if axis < 0]
+    order = [*(axes.index(axis) for axis in range(keep.ndim)), *places]
+    whole = torch.zeros(*keep.shape, *(like.shape[place] for place in places), dtype=gradient.dtype)
     whole[keep] = gradient.reshape(-1, *whole.shape[keep.ndim :])
     return whole.permute(*(order.index(place) for place in range(like.ndim)))
 
@@ -100,14 +100,14 @@ def poisoned(tensors: Mapping[str, Tensor], recipe: Recipe, keep: Tensor) -> dic
     return spoiled
 
 
-def same(found: Evaluated, wanted: Evaluated) -> None:
-    left, right = dict(found.document), dict(wanted.document)
-    told, of_others = dict(left.pop("diagnostics")), dict(right.pop("diagnostics"))
+def same(found: Evaluated, expected: Evaluated) -> None:
+    left, right = dict(found.document), dict(expected.document)
+    diagnostics, of_others = dict(left.pop("diagnostics")), dict(right.pop("diagnostics"))
     if "metrics" not in left:  # a warning about distributions is none about single classes
-        assert ("chance_level" in told) == ("chance_level" in of_others)  # a loss of images has none
-        for each in (told, of_others):
+        assert ("chance_level" in diagnostics) == ("chance_level" in of_others)  # a loss of images has none
+        for each in (diagnostics, of_others):
             each.pop("warnings"), each.pop("chance_level", None)
-    compare(told, of_others)
+    compare(diagnostics, of_others)
     compare(left, right)
 
 
@@ -117,24 +117,24 @@ def test_masked_entries_change_nothing(case: Case, parameters: Parameters) -> No
     request = request_of(case, parameters)
     keep = some_of(request, tensors)
     recipe = recipe_of(request, {**tensors, "mask": keep})
-    wanted = alone(request, gathered(tensors, recipe, keep))
+    reference = alone(request, gathered(tensors, recipe, keep))
     sent = {**poisoned(tensors, recipe, keep), "mask": keep}
     found = alone(request, sent)
-    same(found, wanted)
+    same(found, reference)
     for name, gradient in found.gradients.items():
-        expected = spread(wanted.gradients[name], recipe.axes[name], keep, tensors[name])
+        expected = spread(reference.gradients[name], recipe.axes[name], keep, tensors[name])
         torch.testing.assert_close(gradient, expected, rtol=1e-12, atol=1e-300)
     if parameters is not case.parameters[0]:  # no parameter reads what follows
         return
     # A weight of 0 is a mask of 0, and so are integers; what the metrics read of integers, the batch below shows.
     of_loss = {"loss": request["loss"], "outputs": ["loss", "gradient"]}
     by_loss = alone(of_loss, sent)
-    for asked, other, answer in (
+    for query, other, answer in (
         (request, {"element_weight": keep.double()}, found),
         (of_loss, {"element_weight": keep.long()}, by_loss),
         (of_loss, {"mask": keep.to(torch.int8)}, by_loss),
     ):
-        again = alone(asked, {**poisoned(tensors, recipe, keep), **other})
+        again = alone(query, {**poisoned(tensors, recipe, keep), **other})
         same(again, answer)
         for name, gradient in again.gradients.items():
             assert torch.equal(gradient, found.gradients[name])
@@ -161,11 +161,11 @@ def test_compiled_passes_too(case: Case, parameters: Parameters) -> None:
         tensors = case.inputs(parameters, n=5, dtype=dtype)
         keep = some_of(request, tensors)
         recipe = recipe_of(request, {**tensors, "mask": keep})
-        wanted = alone(request, gathered(tensors, recipe, keep))
+        reference = alone(request, gathered(tensors, recipe, keep))
         found = alone(request, {**poisoned(tensors, recipe, keep), "mask": keep})
-        assert found.loss == pytest.approx(wanted.loss, rel=1e-5), dtype
+        assert found.loss == pytest.approx(reference.loss, rel=1e-5), dtype
         for name, gradient in found.gradients.items():
-            expected = spread(wanted.gradients[name], recipe.axes[name], keep, tensors[name])
+            expected = spread(reference.gradients[name], recipe.axes[name], keep, tensors[name])
             torch.testing.assert_close(gradient, expected, rtol=1e-5, atol=1e-8)
 
 
@@ -183,10 +183,10 @@ def test_lengths_are_masks(case: Case, parameters: Parameters) -> None:
     keep = keep.reshape(*keep.shape, *(1,) * (len(value) - 1)).expand(5, *value)
     recipe = recipe_of(request, {**tensors, "mask": keep})
     sent = poisoned(tensors, recipe, keep)
-    found, wanted = alone(request, {**sent, "lengths": lengths}), alone(request, {**sent, "mask": keep})
-    same(found, wanted)
+    found, reference = alone(request, {**sent, "lengths": lengths}), alone(request, {**sent, "mask": keep})
+    same(found, reference)
     for name, gradient in found.gradients.items():
-        assert torch.equal(gradient, wanted.gradients[name])
+        assert torch.equal(gradient, reference.gradients[name])
 
 
 @each_row(OF_ROWS)
@@ -198,11 +198,11 @@ def test_weights_of_entries_multiply_value_and_denominator(case: Case, parameter
     weight = torch.rand(value.loss.shape, generator=torch.Generator().manual_seed(1), dtype=torch.float64) * 3
     found = alone(request, {**tensors, "element_weight": weight})
     # The weights of the loss itself, by which its mean is divided: those of which one entry alone is the mean.
-    asked = {**request, "outputs": ["loss"]}
+    query = {**request, "outputs": ["loss"]}
     single = torch.eye(weight.numel(), dtype=torch.float64).reshape(-1, *weight.shape)
-    answers = together([asked] * len(single), [{**tensors, "element_weight": of} for of in single])
-    own = [answer.denominator for answer in answers if isinstance(answer, Evaluated)]
-    of_loss = torch.tensor(own, dtype=torch.float64).reshape(weight.shape)
+    answers = together([query] * len(single), [{**tensors, "element_weight": unit} for unit in single])
+    denominators = [answer.denominator for answer in answers if isinstance(answer, Evaluated)]
+    of_loss = torch.tensor(denominators, dtype=torch.float64).reshape(weight.shape)
     denominator = float((of_loss * weight).sum())
     assert found.denominator == pytest.approx(denominator, rel=1e-12)
     assert float(found.loss) == pytest.approx(float((value.loss * weight).sum()) / denominator, rel=1e-9, abs=1e-12)
@@ -230,9 +230,9 @@ def test_targets_that_are_nan(name: str) -> None:
     keep = some_of({"loss": {"name": name}}, tensors)
     request = {"loss": {"name": name, "nan_targets": "ignore"}, "outputs": ["loss", "gradient", "metrics"]}
     lacking = {**tensors, "target": tensors["target"].masked_fill(~keep, NAN)}
-    found, wanted = alone(request, lacking), alone(request, {**tensors, "mask": keep})
-    same(found, wanted)
-    torch.testing.assert_close(found.gradient(), wanted.gradient(), rtol=0, atol=0)
+    found, reference = alone(request, lacking), alone(request, {**tensors, "mask": keep})
+    same(found, reference)
+    torch.testing.assert_close(found.gradient(), reference.gradient(), rtol=0, atol=0)
     rest = keep & (torch.arange(keep.numel()).reshape(keep.shape) % 2 == 0)
     both = alone(request, {**lacking, "mask": rest | ~keep})
     same(both, alone(request, {**tensors, "mask": rest}))
@@ -349,11 +349,11 @@ def test_a_mask_of_positions_is_an_ignored_target(case: Case, parameters: Parame
     ignored = parameters.get("ignore_index")
     ignored = -9 if ignored is None else ignored
     marked = {**tensors, "target": tensors["target"].masked_fill(~keep, ignored)}
-    wanted = alone({**request, "loss": {**request["loss"], "ignore_index": ignored}}, marked)
+    reference = alone({**request, "loss": {**request["loss"], "ignore_index": ignored}}, marked)
     spoiled = poisoned(tensors, recipe, keep)
     found = alone(request, {**spoiled, "mask": keep})
-    same(found, wanted)
-    torch.testing.assert_close(found.gradient(), wanted.gradient(), rtol=1e-12, atol=1e-15)
+    same(found, reference)
+    torch.testing.assert_close(found.gradient(), reference.gradient(), rtol=1e-12, atol=1e-15)
     batched, neighbour = together([request] * 2, [{**spoiled, "mask": keep}, {**tensors, "mask": keep | True}])
     assert isinstance(batched, Evaluated)
     assert isinstance(neighbour, Evaluated)
@@ -393,9 +393,9 @@ def test_positions_of_class_probabilities(name: str) -> None:
     spoiled = {"prediction": scores.masked_fill(under, NAN), "target": target.masked_fill(under, NAN)}
     found = alone(request, {**spoiled, "mask": keep})
     entries = {"prediction": scores.movedim(1, -1)[keep], "target": target.movedim(1, -1)[keep]}
-    wanted = alone(request, entries)
-    same(found, wanted)
-    torch.testing.assert_close(found.gradient().movedim(1, -1)[keep], wanted.gradient(), rtol=1e-12, atol=1e-15)
+    reference = alone(request, entries)
+    same(found, reference)
+    torch.testing.assert_close(found.gradient().movedim(1, -1)[keep], reference.gradient(), rtol=1e-12, atol=1e-15)
     assert not found.gradient().movedim(1, -1)[~keep].any()
     same(alone(request, {**spoiled, "element_weight": keep.double()}), found)
 
@@ -420,12 +420,12 @@ def test_masked_samples_are_no_negatives(case: Case, parameters: Parameters) -> 
         "metrics": {"names": names},
     }
     recipe = recipe_of(request, {**tensors, "mask": keep})
-    wanted = alone(request, {name: tensor[keep] for name, tensor in tensors.items()})
+    reference = alone(request, {name: tensor[keep] for name, tensor in tensors.items()})
     spoiled = {**poisoned(tensors, recipe, keep), "mask": keep}
     found = alone(request, spoiled)
-    same(found, wanted)
+    same(found, reference)
     for name, gradient in found.gradients.items():
-        torch.testing.assert_close(gradient[keep], wanted.gradients[name], rtol=1e-12, atol=1e-14)
+        torch.testing.assert_close(gradient[keep], reference.gradients[name], rtol=1e-12, atol=1e-14)
         assert not gradient[~keep].any()
     whole = {**tensors, "mask": torch.ones(7, dtype=torch.bool)}
     batched, neighbour = together([request] * 2, [spoiled, whole])
@@ -456,8 +456,8 @@ def test_a_composed_loss_gives_its_mask_to_every_term() -> None:
     of_classes = {"loss": "soft_f1", "inputs": {"prediction": "scores", "target": "class"}}
     with pytest.raises(UnknownInput, match=r'term 1 \(soft_f1\) takes no input mask.*"inputs": {"mask": "mask_0"}'):
         alone(composed({"loss": "mse"}, of_classes), {**inputs, **OTHERS, "mask": keep})
-    own = composed({"loss": "mse", "inputs": {"mask": "mask_0"}}, of_classes)
-    alone(own, {**inputs, **OTHERS, "mask_0": keep})
+    request = composed({"loss": "mse", "inputs": {"mask": "mask_0"}}, of_classes)
+    alone(request, {**inputs, **OTHERS, "mask_0": keep})
     with pytest.raises(ShapeMismatch, match=r"term 1 \(mae; its prediction is p; its target is t\): mask has shape"):
         alone(
             composed({"loss": "mse"}, {"loss": "mae", "inputs": {"prediction": "p", "target": "t"}}),
@@ -482,13 +482,13 @@ def test_presets_take_masks_and_missing_targets(name: str) -> None:
     spoiled = {"prediction": prediction.masked_fill(under, NAN), "target": target.masked_fill(~keep, -7)}
     found = alone(request, {**spoiled, "mask": keep})
     entries = prediction.movedim(1, -1)[keep] if name == "ce_dice" else prediction[keep]
-    wanted = alone(request, {"prediction": entries, "target": target[keep]})
-    same(found, wanted)
+    reference = alone(request, {"prediction": entries, "target": target[keep]})
+    same(found, reference)
     gradient = found.gradient().movedim(1, -1) if name == "ce_dice" else found.gradient()
-    torch.testing.assert_close(gradient[keep], wanted.gradient(), rtol=1e-12, atol=1e-15)
+    torch.testing.assert_close(gradient[keep], reference.gradient(), rtol=1e-12, atol=1e-15)
     assert not gradient[~keep].any()
     ignored = alone({**request, "loss": {"name": name, "ignore_index": -7}}, {**spoiled, "prediction": prediction})
-    same(ignored, wanted)
+    same(ignored, reference)
 
 
 def test_curriculum_leaves_out_entries_of_its_samples() -> None:
@@ -508,9 +508,9 @@ def test_hessians_of_masked_entries_are_zero(name: str) -> None:
     request = {"loss": {"name": name}, "outputs": ["loss", "hessian"]}
     keep = some_of(request, tensors)
     recipe = recipe_of(request, {**tensors, "mask": keep})
-    wanted = alone(request, gathered(tensors, recipe, keep)).tensors["hessian.prediction"]
+    reference = alone(request, gathered(tensors, recipe, keep)).tensors["hessian.prediction"]
     found = alone(request, {**poisoned(tensors, recipe, keep), "mask": keep}).tensors["hessian.prediction"]
-    expected = spread(wanted, recipe.axes["prediction"], keep, tensors["prediction"])
+    expected = spread(reference, recipe.axes["prediction"], keep, tensors["prediction"])
     torch.testing.assert_close(found, expected, rtol=1e-12, atol=1e-300)
 
 
@@ -539,8 +539,8 @@ def test_weights_of_entries_count_alike_where_single_precision_does_not_reach(na
     shape = (3, *recipe_of(request, tensors).value)
     weight = torch.tensor([0.5, 3.0, 0.0]).reshape(3, *(1,) * (len(shape) - 1)).expand(shape)
     found = alone(request, {**tensors, "element_weight": weight})
-    wanted = alone(request, {**{n: t.double() for n, t in tensors.items()}, "element_weight": weight})
-    assert found.denominator == wanted.denominator
-    values, expected = (torch.as_tensor(of.loss, dtype=torch.float64) for of in (found, wanted))
+    reference = alone(request, {**{n: t.double() for n, t in tensors.items()}, "element_weight": weight})
+    assert found.denominator == reference.denominator
+    values, expected = (torch.as_tensor(answer.loss, dtype=torch.float64) for answer in (found, reference))
     torch.testing.assert_close(values, expected, rtol=1e-6, atol=0)
-    torch.testing.assert_close(found.gradient().double(), wanted.gradient(), rtol=1e-6, atol=0)
+    torch.testing.assert_close(found.gradient().double(), reference.gradient(), rtol=1e-6, atol=0)

@@ -28,9 +28,9 @@ from rows import in_one_item
 
 
 def hint(name: str) -> str:
-    with pytest.raises(UnknownLoss) as told:
+    with pytest.raises(UnknownLoss) as error:
         find_loss(name)
-    return str(told.value)
+    return str(error.value)
 
 
 @in_one_item("name, ours", SYNONYMS.items())
@@ -157,9 +157,9 @@ def test_logistic_is_two_losses_by_its_labels() -> None:
     scores, yes = torch.tensor([0.3, -2.0]), torch.tensor([1.0, 0.0])
     signed = alone({"loss": {"name": "soft_margin"}}, {"prediction": scores, "target": 2 * yes - 1})
     plain = alone({"loss": {"name": "bce_with_logits"}}, {"prediction": scores, "target": yes})
-    wanted = functional.binary_cross_entropy_with_logits(scores, yes).item()
-    assert float(signed.loss) == pytest.approx(wanted, rel=1e-6)
-    assert float(plain.loss) == pytest.approx(wanted, rel=1e-6)
+    expected = functional.binary_cross_entropy_with_logits(scores, yes).item()
+    assert float(signed.loss) == pytest.approx(expected, rel=1e-6)
+    assert float(plain.loss) == pytest.approx(expected, rel=1e-6)
 
 
 def test_cosine_of_similar_vectors_is_one_less_their_cosine() -> None:

@@ -29,21 +29,21 @@ def test_tokens_under_a_mask_are_not_there(case: Case, parameters: Parameters, r
     leaf = tensors["prediction"].clone().requires_grad_()
     value, weight = policy_gradient(**{**tensors, "prediction": leaf}, mask=KEEP, **parameters)
     below = float(weight.sum()) if reduction == "mean" else 1.0
-    asked = request(parameters, reduction=reduction)
+    query = request(parameters, reduction=reduction)
     under = {1: ~KEEP.any(1), 2: ~KEEP}
     sent = {name: tensor.masked_fill(under[tensor.ndim], math.nan) for name, tensor in tensors.items()} | {"mask": KEEP}
-    found = alone(asked, sent)
+    found = alone(query, sent)
     assert found.loss == pytest.approx(value.sum().item() / below, rel=1e-12, abs=1e-14)
     assert found.denominator == float(weight.sum())
-    wanted = torch.autograd.grad(value.sum() / below, leaf)[0]
-    torch.testing.assert_close(found.gradient(), wanted, rtol=1e-11, atol=1e-13)
+    expected = torch.autograd.grad(value.sum() / below, leaf)[0]
+    torch.testing.assert_close(found.gradient(), expected, rtol=1e-11, atol=1e-13)
     assert not found.gradient()[~KEEP].any()
-    batched, whole = together([asked] * 2, [sent, {**tensors, "mask": KEEP | True}])
+    batched, whole = together([query] * 2, [sent, {**tensors, "mask": KEEP | True}])
     assert isinstance(batched, Evaluated)
     assert isinstance(whole, Evaluated)
     compare(batched.document, found.document)
     assert torch.equal(batched.gradient(), found.gradient())
-    assert whole.loss == pytest.approx(alone(asked, tensors).loss, rel=1e-13)
+    assert whole.loss == pytest.approx(alone(query, tensors).loss, rel=1e-13)
 
 
 @pytest.mark.parametrize("parameters", [{}, *AVERAGES, {"form": "gspo", **AVERAGES[0]}], ids=str)
@@ -97,8 +97,8 @@ def test_a_ratio_that_overflows_has_a_finite_gradient(
 def test_small_divergences_keep_their_digits() -> None:
     """e^d - d - 1 of d = 1e-4 has three digits left in float32."""
     tensors = {"prediction": [[-1.0]], "advantage": [[0.0]], "reference": [[-1.0 + 2.0**-13]]}
-    asked = request({"form": "reinforce", "kl_weight": 1.0})
-    answer = alone(asked, {name: torch.tensor(values) for name, values in tensors.items()})
+    query = request({"form": "reinforce", "kl_weight": 1.0})
+    answer = alone(query, {name: torch.tensor(values) for name, values in tensors.items()})
     d = 2.0**-13
     assert answer.loss == pytest.approx(d * d / 2 + d**3 / 6 + d**4 / 24, rel=1e-9)
 
@@ -125,15 +125,15 @@ def test_weights_of_tokens(parameters: Parameters) -> None:
     form = {name: parameters[name] for name in parameters if name == "form"}
     each, _ = policy_gradient(**{**tensors, "prediction": leaf}, mask=keep, **form)
     totals = (each * weight).sum(1)
-    wanted = {
+    expected = {
         "token_mean": lambda: totals.sum() / weight.sum(),
         "sequence_mean": lambda: (totals / weight.sum(1).clamp(min=1)).sum() / 4,
         "sequence_sum": lambda: totals.sum() / 4,
         "constant": lambda: totals.sum() / 8.0 / 5,
     }[parameters.get("aggregation", "token_mean")]()
     found = alone(request(parameters), {**tensors, "element_weight": weight})
-    assert found.loss == pytest.approx(wanted.item(), rel=1e-12)
-    torch.testing.assert_close(found.gradient(), torch.autograd.grad(wanted, leaf)[0], rtol=1e-11, atol=1e-13)
+    assert found.loss == pytest.approx(expected.item(), rel=1e-12)
+    torch.testing.assert_close(found.gradient(), torch.autograd.grad(expected, leaf)[0], rtol=1e-11, atol=1e-13)
     both = alone(request(parameters), {**tensors, "element_weight": weight + 1.0 * ~KEEP, "mask": KEEP})
     assert both.loss == found.loss
 
@@ -171,18 +171,18 @@ def test_metrics_of_tokens_that_count() -> None:
         "reference": [[-1.2, -1.8, 0.0]],
     }
     tensors = {name: torch.tensor(values, dtype=torch.float64) for name, values in inputs.items()}
-    asked = {"loss": {"name": "policy_gradient"}, "outputs": ["metrics"]}
-    found = alone(asked, {**tensors, "mask": torch.tensor([[True, True, False]])}).document["metrics"]
-    wanted = {
+    query = {"loss": {"name": "policy_gradient"}, "outputs": ["metrics"]}
+    found = alone(query, {**tensors, "mask": torch.tensor([[True, True, False]])}).document["metrics"]
+    expected = {
         "clip_low": 0.5, "clip_high": 0.5, "mean_ratio": ratios.mean(), "max_ratio": ratios.max(),
         "sampling_kl_k1": 0.0, "sampling_kl_k3": ratios.mean() - 1,
         "reference_kl_k1": 0.0, "reference_kl_k3": (math.expm1(-0.2) + math.expm1(0.2)) / 2,
     }  # fmt: skip
-    assert {name: found[name] for name in wanted} == pytest.approx(wanted, rel=1e-6, abs=1e-12)
+    assert {name: found[name] for name in expected} == pytest.approx(expected, rel=1e-6, abs=1e-12)
     del tensors["sampled"], tensors["reference"]
-    asked["loss"]["form"] = "reinforce"
-    without = alone(asked, {**tensors, "mask": torch.tensor([[True, True, False]])}).document["metrics"]
-    assert [without[name] for name in wanted] == [None] * 8
+    query["loss"]["form"] = "reinforce"
+    without = alone(query, {**tensors, "mask": torch.tensor([[True, True, False]])}).document["metrics"]
+    assert [without[name] for name in expected] == [None] * 8
 
 
 def test_rewards_of_dpo_are_those_of_the_loss() -> None:
@@ -192,8 +192,8 @@ def test_rewards_of_dpo_are_those_of_the_loss() -> None:
     }  # fmt: skip
     tensors = {name: torch.tensor(values, dtype=torch.float64) for name, values in inputs.items()}
     found = alone({"loss": {"name": "dpo", "beta": 0.5}, "outputs": ["metrics"]}, tensors).document["metrics"]
-    wanted = {
+    expected = {
         "preference_accuracy": 0.5, "mean_margin": 0.5 * (0.8 - 1.5) / 2,
         "mean_chosen_reward": 0.5 * (0.5 - 1.0) / 2, "mean_rejected_reward": 0.5 * (-0.3 + 0.5) / 2,
     }  # fmt: skip
-    assert {name: found[name] for name in wanted} == pytest.approx(wanted)
+    assert {name: found[name] for name in expected} == pytest.approx(expected)

@@ -42,9 +42,9 @@ def test_a_padded_query_is_the_query_alone(case: Case, parameters: Parameters, a
             assert found.loss[row] == 0
             continue
         query = {name: tensor[row, keep].unsqueeze(0) for name, tensor in inputs.items()}
-        wanted = alone(request(case, parameters), query)
-        torch.testing.assert_close(found.loss[row], wanted.loss[0], rtol=1e-12, atol=1e-14)
-        torch.testing.assert_close(gradient[keep], wanted.gradient()[0], rtol=1e-12, atol=1e-14)
+        expected = alone(request(case, parameters), query)
+        torch.testing.assert_close(found.loss[row], expected.loss[0], rtol=1e-12, atol=1e-14)
+        torch.testing.assert_close(gradient[keep], expected.gradient()[0], rtol=1e-12, atol=1e-14)
     mean = {**request(case, parameters), "loss": {"name": case.name, **parameters}}
     whole = alone(mean, {**inputs, "mask": mask})
     queries = [
@@ -74,15 +74,15 @@ def test_lengths_are_masks_and_share_a_batch(case: Case, parameters: Parameters)
 def test_second_derivatives_under_a_mask(case: Case) -> None:
     mask = torch.arange(4) < LENGTHS.unsqueeze(1)
     inputs = padded(case, {}, mask)
-    wanted = request(case, {}, outputs=["hessian", "hvp"])
+    body = request(case, {}, outputs=["hessian", "hvp"])
     ones = torch.ones_like(inputs["prediction"])
-    found = alone(wanted, {**inputs, "mask": mask, "direction": ones})
+    found = alone(body, {**inputs, "mask": mask, "direction": ones})
     for row, keep in enumerate(mask):
         for name in ("hessian.prediction", "hvp.prediction"):
             assert not found.tensors[name][row][~keep].any()
         if keep.any():
             query = {name: tensor[row, keep].unsqueeze(0) for name, tensor in inputs.items()}
-            of_query = alone(wanted, {**query, "direction": ones[row, keep].unsqueeze(0)})
+            of_query = alone(body, {**query, "direction": ones[row, keep].unsqueeze(0)})
             for name in ("hessian.prediction", "hvp.prediction"):
                 torch.testing.assert_close(
                     found.tensors[name][row, keep], of_query.tensors[name][0], rtol=1e-10, atol=1e-12

@@ -36,10 +36,10 @@ def test_a_request_keeps_its_nan_to_itself(rows: list[int]) -> None:
     value = torch.arange(6.0)
     value[1] = torch.nan
     sums = segments.sum(value)
-    own = int(segments.index[1])
+    owner = int(segments.index[1])
     for request, (part, found) in enumerate(zip(segments.split(value), sums, strict=True)):
-        assert bool(found.isnan()) == (request == own)
-        assert request == own or found == part.sum()
+        assert bool(found.isnan()) == (request == owner)
+        assert request == owner or found == part.sum()
 
 
 def test_integers_sum_as_integers() -> None:

@@ -100,9 +100,9 @@ def rows(count: int, width: int, seed: int, dtype: torch.dtype) -> dict[str, Ten
 def assert_equal_to_alone(text: str, inputs: Sequence[Mapping[str, Tensor]], reduction: str) -> None:
     """Each request's loss and gradients are the same bits with the others as by itself."""
     used = [{name: t for name, t in tensors.items() if name in parse(text).names} for tensors in inputs]
-    asked = request(text, reduction=reduction)
-    for batched, own in zip(together([asked] * len(used), used), used, strict=True):
-        single = alone(asked, own)
+    query = request(text, reduction=reduction)
+    for batched, arguments in zip(together([query] * len(used), used), used, strict=True):
+        single = alone(query, arguments)
         assert isinstance(batched, Evaluated), batched
         assert batched.document == single.document  # NaN is a text in it
         assert batched.tensors.keys() == single.tensors.keys()
@@ -172,9 +172,9 @@ def test_three_dimensions_are_answered_as_alone() -> None:
     g = torch.Generator().manual_seed(0)
     inputs = [{"u": torch.randn(n, 3, 7, generator=g)} for n in (2, 1, 5)]
     text = "transpose(sort(transpose(u), 2)) * softmax(u, 2) - sum(u, 2)"
-    for batched, own in zip(together([request(text)] * 3, inputs), inputs, strict=True):
+    for batched, tensors in zip(together([request(text)] * 3, inputs), inputs, strict=True):
         assert isinstance(batched, Evaluated)
-        single = alone(request(text), own)
+        single = alone(request(text), tensors)
         assert batched.loss == single.loss
         assert torch.equal(batched.gradient("u"), single.gradient("u"))
 

@@ -28,7 +28,7 @@ FLOATS = (torch.float32, torch.float64)
 
 def features(rng: np.random.Generator, n: int, _: Parameters) -> dict[str, Array]:
     shapes = {"0": (n, 2, 5), "1": (n, 3)}
-    return {f"{of}.{i}": rng.normal(0, 1, shape) for of in ("prediction", "target") for i, shape in shapes.items()}
+    return {f"{name}.{i}": rng.normal(0, 1, shape) for name in ("prediction", "target") for i, shape in shapes.items()}
 
 
 NAMED_BY_THE_REQUEST = Case("feature_matching", features, lambda: torch.empty(0), ({}, {"layer_weights": [1.0, 3.0]}))
@@ -88,7 +88,7 @@ def threads(count: int) -> Iterator[None]:
         torch.set_num_threads(before)
 
 
-def asked(
+def request_of(
     case: Case, parameters: Parameters, reduction: str, outputs: Sequence[str] = ("loss", "gradient")
 ) -> dict[str, object]:
     return {"loss": {"name": case.name, **parameters, "reduction": reduction}, "outputs": list(outputs)}
@@ -105,9 +105,9 @@ def one_by_one(request: Mapping[str, object], inputs: Tensors, groups: Sequence[
     return by_row([alone(request, {name: t[rows] for name, t in inputs.items()}) for rows in groups], groups)
 
 
-def assert_same_bits(found: Mapping[str, Tensor], wanted: Mapping[str, Tensor], how: str) -> None:
-    assert found.keys() == wanted.keys()
-    for name, tensor in wanted.items():
+def assert_same_bits(found: Mapping[str, Tensor], expected: Mapping[str, Tensor], how: str) -> None:
+    assert found.keys() == expected.keys()
+    for name, tensor in expected.items():
         assert found[name].dtype == tensor.dtype
         bits = torch.int32 if tensor.dtype == torch.float32 else torch.int64
         differ = found[name].contiguous().view(bits) != tensor.contiguous().view(bits)
@@ -131,18 +131,18 @@ def test_every_loss_of_rows_is_split() -> None:
 
 @each_row(and_value(EVERY))
 def test_a_row_is_the_same_in_any_request(case: Case, parameters: Parameters, outputs: tuple[str, ...]) -> None:
-    request = asked(case, parameters, "none", outputs)
+    request = request_of(case, parameters, "none", outputs)
     rows = ROWS if case.name != "perceptual" else 5
     # Other parameters of a loss compute halves as float32 too, which test_values shows.
     for dtype in (*FLOATS, torch.bfloat16) if parameters is case.parameters[0] else FLOATS:
         inputs = case.inputs(parameters, rows, dtype=dtype)
-        wanted = one_by_one(request, inputs, cut(rows))
+        expected = one_by_one(request, inputs, cut(rows))
         groups = cut(rows, 1, 1) if rows < 9 else cut(rows, 2, 31)
-        assert_same_bits(one_by_one(request, inputs, groups), wanted, f"in {len(groups)} requests, {dtype}")
+        assert_same_bits(one_by_one(request, inputs, groups), expected, f"in {len(groups)} requests, {dtype}")
         groups = list(shuffled(rows).split([2, rows - 3, 1]))
-        batch = together([request] * 3, [{name: t[own] for name, t in inputs.items()} for own in groups])
+        batch = together([request] * 3, [{name: t[group] for name, t in inputs.items()} for group in groups])
         answers = [answer for answer in batch if isinstance(answer, Evaluated)]
-        assert_same_bits(by_row(answers, groups), wanted, f"in a batch, {dtype}")
+        assert_same_bits(by_row(answers, groups), expected, f"in a batch, {dtype}")
 
 
 @each_row(with_dtypes(EVERY), both_ways=True)
@@ -153,15 +153,15 @@ def test_a_request_of_one_row_is_the_same_in_any_batch(
     rows = 7 if case.name != "perceptual" else 3
     for dtype in dtypes:
         reduction = "sum" if dtype == torch.float32 else REGISTRY[case.name].reductions[0]
-        request = asked(case, parameters, reduction)
+        request = request_of(case, parameters, reduction)
         inputs = case.inputs(parameters, rows, dtype=dtype)
         single = [{name: t[row : row + 1] for name, t in inputs.items()} for row in shuffled(rows)]
         batch = together([request] * rows, single)
         for place in (rows // 2, rows - 1):
-            own, batched = alone(request, single[place]), batch[place]
+            answer, batched = alone(request, single[place]), batch[place]
             assert isinstance(batched, Evaluated)
-            assert batched.document == own.document
-            assert_same_bits(batched.tensors, own.tensors, f"request {place}, {dtype}")
+            assert batched.document == answer.document
+            assert_same_bits(batched.tensors, answer.tensors, f"request {place}, {dtype}")
 
 
 @pytest.mark.usefixtures("compiled_passes")
@@ -176,18 +176,18 @@ def test_a_compiled_pass_gives_a_row_one_gradient(
         inputs = case.inputs(parameters, rows, dtype=dtype)
         if passes.find(plan_of(request).job(layout(inputs)).recipe) is None:  # the general way, as above
             continue
-        wanted = one_by_one(request, inputs, cut(rows))
+        expected = one_by_one(request, inputs, cut(rows))
         found = one_by_one(request, inputs, cut(rows, 1, 2, rows // 2))
-        assert_same_bits(found, wanted, f"in four requests, {dtype}")
+        assert_same_bits(found, expected, f"in four requests, {dtype}")
         with monkeypatch.context() as patch, ThreadPoolExecutor(3) as pool:
             patch.setattr(passes, "threads", pool)
             found = one_by_one(request, inputs, [shuffled(rows)])
-            assert_same_bits(found, wanted, f"in another order, three threads, {dtype}")
+            assert_same_bits(found, expected, f"in another order, three threads, {dtype}")
 
 
 @each_row(FIRST)
 def test_rows_that_float32_cannot_compute_change_no_other(case: Case, parameters: Parameters) -> None:
-    request = asked(case, parameters, "sum")
+    request = request_of(case, parameters, "sum")
     inputs = case.inputs(parameters, 5, dtype=torch.float32)
     scaled = {i.name.removesuffix(".*") for i in REGISTRY[case.name].inputs if i.types[0].domain in UNBOUNDED}
     for name, tensor in inputs.items():
@@ -195,25 +195,25 @@ def test_rows_that_float32_cannot_compute_change_no_other(case: Case, parameters
             tensor[3] *= 1e-20
             tensor[4] *= 1e20
     single = [{name: t[row : row + 1] for name, t in inputs.items()} for row in range(5)]
-    for own, batched in zip(single, together([request] * 5, single), strict=True):
+    for tensors, batched in zip(single, together([request] * 5, single), strict=True):
         assert isinstance(batched, Evaluated)
-        wanted = alone(request, own)
-        assert (batched.numerator, batched.denominator) == (wanted.numerator, wanted.denominator)
-        assert_same_bits(batched.tensors, wanted.tensors, "beside tiny and huge numbers")
+        expected = alone(request, tensors)
+        assert (batched.numerator, batched.denominator) == (expected.numerator, expected.denominator)
+        assert_same_bits(batched.tensors, expected.tensors, "beside tiny and huge numbers")
 
 
 @each_row(and_value(FIRST))
 def test_threads_and_many_rows_change_no_bit(case: Case, parameters: Parameters, outputs: tuple[str, ...]) -> None:
-    request = asked(case, parameters, "none", outputs)
+    request = request_of(case, parameters, "none", outputs)
     width = min(t[:1].numel() for t in case.inputs(parameters, 2).values())
     rows = SHARED // width + 37
     for dtype, count in zip(FLOATS, (3, 2), strict=True):
         inputs = case.inputs(parameters, rows, dtype=dtype)
         with threads(1):
-            wanted = one_by_one(request, inputs, cut(rows, rows // 2 + 1, 17))
+            expected = one_by_one(request, inputs, cut(rows, rows // 2 + 1, 17))
         with threads(count):
             found = one_by_one(request, inputs, cut(rows))
-        assert_same_bits(found, wanted, f"in one request by {count} threads, {dtype}")
+        assert_same_bits(found, expected, f"in one request by {count} threads, {dtype}")
 
 
 @each_row(FIRST)
@@ -224,12 +224,12 @@ def test_threads_and_long_rows_change_no_bit(case: Case, parameters: Parameters)
         if inputs is None:
             return
         for outputs in ways:
-            request = asked(case, parameters, "none", outputs)
+            request = request_of(case, parameters, "none", outputs)
             with threads(1):
-                wanted = one_by_one(request, inputs, cut(2))
+                expected = one_by_one(request, inputs, cut(2))
             with threads(3):
                 found = one_by_one(request, inputs, cut(2, 1))
-            assert_same_bits(found, wanted, f"{outputs}, two requests, three threads, {dtype}")
+            assert_same_bits(found, expected, f"{outputs}, two requests, three threads, {dtype}")
 
 
 def longer(case: Case, parameters: Parameters, rows: int, dtype: torch.dtype) -> dict[str, Tensor] | None:
