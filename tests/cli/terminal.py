@@ -47,5 +47,5 @@ class Terminal:
         for _ in self.watch():
             pass
         os.close(self._screen)
-        said, _ = self.process.communicate(timeout=60)
-        return self.process.returncode, said
+        output, _ = self.process.communicate(timeout=60)
+        return self.process.returncode, output

@@ -101,12 +101,12 @@ def test_bad_files_are_reported_and_the_rest_goes_on(flawed: Path) -> None:
     assert result.exit_code == 1
     *rows, last = lines(result)
     assert [row["file"] for row in rows if "error" not in row] == ["a.safetensors", "b.npz", "c"]
-    said = {row["file"]: row["error"]["detail"] for row in rows if "error" in row}
-    assert "d.safetensors cannot be read" in said["d.safetensors"]
-    assert "e.npz cannot be read" in said["e.npz"]
-    assert "needs the input target, which was not sent" in said["f"]
-    assert "class 3 at target[3] is out of range" in said["g.npz"]
-    assert "does not say which input it is" in said["h.npy"]
+    details = {row["file"]: row["error"]["detail"] for row in rows if "error" in row}
+    assert "d.safetensors cannot be read" in details["d.safetensors"]
+    assert "e.npz cannot be read" in details["e.npz"]
+    assert "needs the input target, which was not sent" in details["f"]
+    assert "class 3 at target[3] is out of range" in details["g.npz"]
+    assert "does not say which input it is" in details["h.npy"]
     assert last["summary"]["failed"] == 5
     assert last["summary"]["mean_loss"] == pytest.approx(
         np.concatenate([expected(s) for s in range(3)]).mean(), abs=1e-6
@@ -174,12 +174,12 @@ def test_metrics_alone(directory: Path) -> None:
 
 
 def test_a_service_is_asked_for_several_at_a_time(flawed: Path) -> None:
-    asked = ("evaluate", "--batch", flawed, "--loss", "cross_entropy", "--json")
+    arguments = ("evaluate", "--batch", flawed, "--loss", "cross_entropy", "--json")
     with running(engine="inline") as service:
-        there = lossd(*asked, "--url", service.url)
+        there = lossd(*arguments, "--url", service.url)
     assert there.exit_code == 1, there.output
     *rows, _ = lines(there)
-    *here, _ = lines(lossd(*asked))
+    *here, _ = lines(lossd(*arguments))
     for row, same in zip(rows, here, strict=True):
         assert row["file"] == same["file"]
         assert row.get("loss") == pytest.approx(same.get("loss"))
@@ -187,7 +187,7 @@ def test_a_service_is_asked_for_several_at_a_time(flawed: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("arguments", "status", "said"),
+    ("arguments", "status", "message"),
     [
         (["--loss", "cross_entropy", "--label-smoothing", "2"], 1, "--label-smoothing"),
         (["--loss", "cross_entropy", "--metrics", "acuracy"], 1, "did you mean accuracy"),
@@ -202,11 +202,11 @@ def test_a_service_is_asked_for_several_at_a_time(flawed: Path) -> None:
     ],
 )
 def test_what_is_wrong_with_the_request_is_said_once(
-    arguments: list[str], status: int, said: str, directory: Path
+    arguments: list[str], status: int, message: str, directory: Path
 ) -> None:
     result = lossd("evaluate", "--batch", directory, *arguments)
     assert result.exit_code == status, result.output
-    assert result.stderr.count(said) == 1
+    assert result.stderr.count(message) == 1
 
 
 def test_a_service_that_goes_away_ends_it_and_what_was_done_is_shown(
@@ -259,9 +259,9 @@ def test_a_terminal_shows_progress(tmp_path: Path) -> None:
     for index in range(40):
         (tmp_path / f"{index:02}.safetensors").write_bytes(packed(index))
     terminal = Terminal("evaluate", "--batch", tmp_path, "--loss", "cross_entropy", "--json")
-    status, said = terminal.close()
+    status, output = terminal.close()
     assert status == 0, terminal.shown
-    assert len(said.splitlines()) == 41, "the bar is not among the lines"
+    assert len(output.splitlines()) == 41, "the bar is not among the lines"
     assert "40/40 files" in terminal.shown
     assert re.search(r"\d MB/s +mean loss \d", terminal.shown)
     assert re.search(r"\d:\d\d:\d\d", terminal.shown), "the time that is left"
@@ -315,10 +315,10 @@ def test_ctrl_c_prints_what_is_done(tmp_path: Path) -> None:
         if re.search(r"[1-9]\d*/2000 files", shown):
             break
     terminal.process.send_signal(signal.SIGINT)
-    status, said = terminal.close()
-    assert status == 130, (said, terminal.shown)
-    found = re.search(r"^(\d+) of 2,000 files, mean loss \d", said, re.MULTILINE)
-    assert found, said
+    status, output = terminal.close()
+    assert status == 130, (output, terminal.shown)
+    found = re.search(r"^(\d+) of 2,000 files, mean loss \d", output, re.MULTILINE)
+    assert found, output
     assert 0 < int(found[1]) < total
     assert len(path.read_text().splitlines()) == int(found[1]) + 1
     assert "Traceback" not in terminal.shown

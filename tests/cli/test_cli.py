@@ -51,9 +51,9 @@ def service() -> Iterator[str]:
     environment = os.environ | {"LOSSD_COMPILED": "false"}
     with worker_process.subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment) as process:
         assert process.stdout is not None
-        said = process.stdout.readline()
-        found = re.search(r"http://[\d.:]+", said)
-        assert found, said
+        line = process.stdout.readline()
+        found = re.search(r"http://[\d.:]+", line)
+        assert found, line
         try:
             with LossClient(found[0]) as client:
                 client.wait_until_ready()
@@ -152,12 +152,12 @@ def test_metrics_can_be_named_and_can_stand_alone(files: tuple[Path, Path]) -> N
 
 
 def test_options_of_metrics_can_be_set(files: tuple[Path, Path]) -> None:
-    asked = (*files, "--task", "multiclass", "--metrics", "top_k_accuracy,log_loss")
-    found = answer(*asked, "--metric-option", "k=2", "--metric-option", "from_logits=true")
+    arguments = (*files, "--task", "multiclass", "--metrics", "top_k_accuracy,log_loss")
+    found = answer(*arguments, "--metric-option", "k=2", "--metric-option", "from_logits=true")
     assert found["metrics"]["top_k_accuracy"] == 1.0
-    refused = lossd("evaluate", *asked, "--metric-option", "k=3")
+    refused = lossd("evaluate", *arguments, "--metric-option", "k=3")
     assert (refused.exit_code, "set --metric-option k below 3" in refused.stderr) == (1, True)
-    unclear = lossd("evaluate", *asked, "--metric-option", "k")
+    unclear = lossd("evaluate", *arguments, "--metric-option", "k")
     assert (unclear.exit_code, "'k' is not NAME=VALUE" in unclear.stderr) == (2, True)
 
 
@@ -170,13 +170,13 @@ def test_without_json_a_person_can_read_it(files: tuple[Path, Path]) -> None:
 
 
 def test_a_service_answers_as_this_process_does(files: tuple[Path, Path], service: str) -> None:
-    asked = (*files, "--loss", "focal", "--gamma", "1.5", "--class-weight", "[1, 2, 3]")
-    here, there = answer(*asked), answer(*asked, "--url", service)
+    arguments = (*files, "--loss", "focal", "--gamma", "1.5", "--class-weight", "[1, 2, 3]")
+    here, there = answer(*arguments), answer(*arguments, "--url", service)
     assert there == here
 
 
 @pytest.mark.parametrize(
-    ("arguments", "said"),
+    ("arguments", "message"),
     [
         (["--loss", "focul"], "did you mean focal?"),
         (["--loss", "l1"], "did you mean mae?"),
@@ -186,10 +186,10 @@ def test_a_service_answers_as_this_process_does(files: tuple[Path, Path], servic
         (["--loss", "mse"], "target has shape"),
     ],
 )
-def test_a_problem_with_the_request_is_status_1(arguments: list[str], said: str, files: tuple[Path, Path]) -> None:
+def test_a_problem_with_the_request_is_status_1(arguments: list[str], message: str, files: tuple[Path, Path]) -> None:
     result = lossd("evaluate", *files, *arguments)
     assert result.exit_code == 1
-    assert said in result.stderr
+    assert message in result.stderr
     assert result.stdout == ""
 
 
@@ -254,7 +254,7 @@ def test_a_table_of_numbers_is_an_array(tmp_path: Path, files: tuple[Path, Path]
 
 
 @pytest.mark.parametrize(
-    ("text", "said"),
+    ("text", "message"),
     [
         (",a,b\n0,1.5,2\n", "index=False"),
         ("a,b\n1,2\n3\n", "line 3 has 1 columns, the first has 2"),
@@ -264,10 +264,10 @@ def test_a_table_of_numbers_is_an_array(tmp_path: Path, files: tuple[Path, Path]
         ("99999999999999999999\n", "cannot be read"),
     ],
 )
-def test_a_table_that_is_none_says_where(text: str, said: str, tmp_path: Path, files: tuple[Path, Path]) -> None:
+def test_a_table_that_is_none_says_where(text: str, message: str, tmp_path: Path, files: tuple[Path, Path]) -> None:
     (tmp_path / "p.csv").write_text(text)
     result = lossd("evaluate", tmp_path / "p.csv", files[1], "--loss", "mse")
-    assert (result.exit_code, said in result.stderr) == (1, True), result.output
+    assert (result.exit_code, message in result.stderr) == (1, True), result.output
 
 
 ADDRESSES = ["ftp://here", "http://", "http://:80", "http://a:99999", "http://[::1", "a:99999", "http:a", "a b", ""]
@@ -306,7 +306,7 @@ def test_a_key_that_cannot_be_sent_is_wrong_usage_and_not_repeated(key: str, fil
 
 
 @pytest.mark.parametrize(
-    ("arguments", "said"),
+    ("arguments", "message"),
     [
         ([], "name a loss"),
         (["--loss", "mse", "--task", "regression"], "name a loss"),
@@ -316,10 +316,10 @@ def test_a_key_that_cannot_be_sent_is_wrong_usage_and_not_repeated(key: str, fil
         (["nothing.npy", "--loss", "mse"], "does not exist"),
     ],
 )
-def test_wrong_usage_is_status_2(arguments: list[str], said: str, files: tuple[Path, Path]) -> None:
+def test_wrong_usage_is_status_2(arguments: list[str], message: str, files: tuple[Path, Path]) -> None:
     result = lossd("evaluate", *files, *arguments)
     assert result.exit_code == 2
-    assert said in result.stderr
+    assert message in result.stderr
 
 
 def test_more_files_than_inputs_are_wrong_usage(files: tuple[Path, Path]) -> None:
@@ -342,7 +342,7 @@ def test_a_loss_s_parameters_are_in_its_help() -> None:
 
 def test_every_loss_has_options() -> None:
     helps = {name: lossd("evaluate", "--loss", name, "--help") for name in REGISTRY}
-    assert {name: of.output for name, of in helps.items() if of.exit_code} == {}
+    assert {name: result.output for name, result in helps.items() if result.exit_code} == {}
     for name, loss in REGISTRY.items():
         options = {f"--{parameter.name.replace('_', '-')}" for parameter in loss.parameters}
         assert options <= set(re.findall(r"--[a-z0-9-]+", helps[name].stdout)), name
@@ -380,7 +380,7 @@ def test_every_setting_is_an_option_of_serve() -> None:
 
 
 @pytest.mark.parametrize(
-    ("arguments", "environment", "said"),
+    ("arguments", "environment", "message"),
     [
         (["--port", "99999"], {}, "--port"),
         (["--max-body-bytes", "lots"], {}, "--max-body-bytes"),
@@ -389,11 +389,11 @@ def test_every_setting_is_an_option_of_serve() -> None:
     ],
 )
 def test_a_setting_that_makes_no_sense_is_wrong_usage(
-    arguments: Sequence[str], environment: dict[str, str], said: str
+    arguments: Sequence[str], environment: dict[str, str], message: str
 ) -> None:
     result = CliRunner(env=environment).invoke(main, ["serve", *arguments])
     assert result.exit_code == 2
-    assert said in result.stderr
+    assert message in result.stderr
 
 
 def test_the_command_line_overrides_the_environment() -> None:
@@ -403,11 +403,11 @@ def test_the_command_line_overrides_the_environment() -> None:
     with worker_process.subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
         try:
-            said = process.stdout.readline()
+            line = process.stdout.readline()
             listens = re.fullmatch(
-                r"lossd \S+ listens on http://127\.0\.0\.1:(\d+), reachable from this machine only\n", said
+                r"lossd \S+ listens on http://127\.0\.0\.1:(\d+), reachable from this machine only\n", line
             )
-            assert listens, said
+            assert listens, line
             assert int(listens[1]) > 1
         finally:
             process.terminate()

@@ -11,7 +11,7 @@ from urllib.parse import parse_qs, urlsplit
 import pytest
 from click.testing import CliRunner, Result
 
-from client.fake import Asked, FakeService, Reply, problem
+from client.fake import FakeService, Reply, Request, problem
 from lossd.cli import main
 
 ACCURACY = {
@@ -50,8 +50,8 @@ def answer(*runs: str, slices: bool = False) -> dict[str, Any]:
 
 @pytest.fixture
 def service() -> Iterator[FakeService]:
-    def answering(asked: Asked) -> Reply:
-        query = parse_qs(urlsplit(asked.path).query)
+    def answering(request: Request) -> Reply:
+        query = parse_qs(urlsplit(request.path).query)
         body = json.dumps(answer(*query["run"], slices="slices" in query)).encode()
         return Reply(200, {"Content-Type": "application/json"}, body)
 
@@ -67,8 +67,8 @@ def lossd(service: FakeService, *arguments: str) -> Result:
 
 def query(service: FakeService) -> dict[str, list[str]]:
     """The query of the only request."""
-    [asked] = service.asked
-    return parse_qs(urlsplit(asked.path).query)
+    [request] = service.requests
+    return parse_qs(urlsplit(request.path).query)
 
 
 GOLDEN = """\
@@ -162,8 +162,8 @@ def test_every_run_must_pass(service: FakeService) -> None:
 def test_json_is_the_services_answer(service: FakeService) -> None:
     result = lossd(service, "main", "candidate", "--json", "--level", "0.99", "--metrics", "accuracy", "--unpaired")
     assert json.loads(result.stdout) == answer("main", "candidate")
-    asked = {"run": ["main", "candidate"], "level": ["0.99"], "metrics": ["accuracy"], "unpaired": ["true"]}
-    assert query(service) == asked
+    expected = {"run": ["main", "candidate"], "level": ["0.99"], "metrics": ["accuracy"], "unpaired": ["true"]}
+    assert query(service) == expected
 
 
 def test_the_metric_of_a_gate_is_compared_too(service: FakeService) -> None:
@@ -172,7 +172,7 @@ def test_the_metric_of_a_gate_is_compared_too(service: FakeService) -> None:
 
 
 @pytest.mark.parametrize(
-    ("arguments", "told"),
+    ("arguments", "message"),
     [
         (["main"], "RUN"),
         (["main", "candidate", "--not-worse", "accuracy"], "is not METRIC:MARGIN"),
@@ -183,10 +183,10 @@ def test_the_metric_of_a_gate_is_compared_too(service: FakeService) -> None:
         (["main", "candidate", "--level", "0.5"], "--level"),
     ],
 )
-def test_wrong_usage_exits_with_2(service: FakeService, arguments: list[str], told: str) -> None:
+def test_wrong_usage_exits_with_2(service: FakeService, arguments: list[str], message: str) -> None:
     result = lossd(service, *arguments)
     assert result.exit_code == 2, result.output
-    assert told in result.stderr
+    assert message in result.stderr
 
 
 def test_runs_that_cannot_be_compared_exit_with_1(service: FakeService) -> None:

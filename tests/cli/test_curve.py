@@ -36,8 +36,8 @@ def test_a_loss_is_drawn_into_a_file(tmp_path: Path) -> None:
 
 
 def test_every_point_as_json() -> None:
-    asked = ("curve", "huber", "--delta", "2", "--with", "mse", "--low", "-1", "--high", "1", "--points", "3", "--json")
-    document = json.loads(lossd(*asked).stdout)
+    words = ("curve", "huber", "--delta", "2", "--with", "mse", "--low", "-1", "--high", "1", "--points", "3", "--json")
+    document = json.loads(lossd(*words).stdout)
     assert document["x"] == [-1, 0, 1]
     assert [series["loss"] for series in document["series"]] == [[0.5, 0, 0.5], [1, 0, 1]]
     assert [series["gradient"] for series in document["series"]] == [[-1, 0, 1], [-2, 0, 2]]
@@ -51,7 +51,7 @@ def test_without_a_file_some_points_are_printed() -> None:
 
 
 @pytest.mark.parametrize(
-    ("arguments", "status", "said"),
+    ("arguments", "status", "message"),
     [
         (["focul"], 1, "did you mean focal?"),
         (["ctc"], 1, "ctc has no curve"),
@@ -62,9 +62,9 @@ def test_without_a_file_some_points_are_printed() -> None:
         ([], 2, "LOSS"),
     ],
 )
-def test_what_cannot_be_drawn(arguments: list[str], status: int, said: str) -> None:
+def test_what_cannot_be_drawn(arguments: list[str], status: int, message: str) -> None:
     result = lossd("curve", *arguments)
-    assert (result.exit_code, said in result.stderr) == (status, True), result.output
+    assert (result.exit_code, message in result.stderr) == (status, True), result.output
 
 
 # --plot
@@ -127,9 +127,9 @@ def test_classes_have_a_confusion_matrix_and_regression_its_loss(tmp_path: Path)
 def test_labels_have_a_matrix_each_which_is_listed_and_not_drawn(tmp_path: Path) -> None:
     path = tmp_path / "labels.npz"
     np.savez(path, prediction=np.array([[1.0, -1], [1, 1], [-1, 1]]), target=np.array([[1, 0], [0, 1], [1, 1]]))
-    asked = ("evaluate", path, "--task", "multilabel", "--metrics", "confusion_matrix")
-    assert re.search(r"^1 +1 +0 +0 +2 *$", lossd(*asked).stdout, re.MULTILINE)
-    refused = lossd(*asked, "--plot", tmp_path / "out.svg", "--plot-kind", "confusion")
+    arguments = ("evaluate", path, "--task", "multilabel", "--metrics", "confusion_matrix")
+    assert re.search(r"^1 +1 +0 +0 +2 *$", lossd(*arguments).stdout, re.MULTILINE)
+    refused = lossd(*arguments, "--plot", tmp_path / "out.svg", "--plot-kind", "confusion")
     assert (refused.exit_code, "the task multilabel has no picture of kind confusion" in refused.stderr) == (2, True)
 
 
@@ -161,10 +161,10 @@ def test_metrics_lists_them_by_task() -> None:
     assert {entry["name"] for entry in only} == {"auroc"}
 
 
-@pytest.mark.parametrize(("arguments", "said"), [(["binry"], "binary"), (["--name", "acuracy"], "no metric named")])
-def test_unknown_metrics_and_tasks_are_problems(arguments: list[str], said: str) -> None:
+@pytest.mark.parametrize(("arguments", "message"), [(["binry"], "binary"), (["--name", "acuracy"], "no metric named")])
+def test_unknown_metrics_and_tasks_are_problems(arguments: list[str], message: str) -> None:
     result = lossd("metrics", *arguments)
-    assert (result.exit_code, said in result.stderr) == (1, True), result.output
+    assert (result.exit_code, message in result.stderr) == (1, True), result.output
 
 
 # help

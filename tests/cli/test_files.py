@@ -169,14 +169,14 @@ def target(tmp_path: Path) -> Path:
 
 @pytest.mark.parametrize("name", FOREIGN)
 def test_a_file_of_another_kind_is_named_for_what_it_is(name: str, tmp_path: Path, target: Path) -> None:
-    make, said = FOREIGN[name]
+    make, pattern = FOREIGN[name]
     path = tmp_path / name
     path.write_bytes(make())
     result = lossd("evaluate", path, target, "--loss", "cross_entropy")
     assert result.exit_code == 1, result.output
     assert isinstance(result.exception, SystemExit)
     assert result.stderr.startswith(f"Unreadable file: {path} cannot be read: ")
-    assert re.search(said, result.stderr), result.stderr
+    assert re.search(pattern, result.stderr), result.stderr
     assert not re.search("allow_pickle|trust|unsafe|pickled \\(object", result.stderr)
     assert result.stderr.count("\n") == 1
 
@@ -336,11 +336,11 @@ def test_a_name_that_is_no_text_is_told_in_print(tmp_path: Path, target: Path) -
 def test_bad_files_are_rows_and_the_rest_is_evaluated(tmp_path: Path) -> None:
     np.savez(tmp_path / "good.npz", prediction=SCORES, target=LABELS)
     expected = {}
-    for index, (name, (make, said)) in enumerate(FOREIGN.items()):
+    for index, (name, (make, pattern)) in enumerate(FOREIGN.items()):
         suffix = name[name.rindex(".") :]
         if suffix in (".npz", ".safetensors"):
             (tmp_path / f"{index}{suffix}").write_bytes(make())
-            expected[f"{index}{suffix}"] = said
+            expected[f"{index}{suffix}"] = pattern
     (tmp_path / "folder.npz").mkdir()
     os.mkfifo(tmp_path / "pipe.npz")
     (tmp_path / "gone.npz").symlink_to(tmp_path / "nowhere.npz")
@@ -353,10 +353,10 @@ def test_bad_files_are_rows_and_the_rest_is_evaluated(tmp_path: Path) -> None:
     result = lossd("evaluate", "--batch", tmp_path, "--loss", "cross_entropy", "--json")
     assert result.exit_code == 1, result.output
     *rows, last = map(json.loads, result.stdout.splitlines())
-    said = {row["file"]: row["error"]["detail"] for row in rows if "error" in row}
-    assert said.keys() == expected.keys()
+    details = {row["file"]: row["error"]["detail"] for row in rows if "error" in row}
+    assert details.keys() == expected.keys()
     for name, words in expected.items():
-        assert re.search(words, said[name]), said[name]
+        assert re.search(words, details[name]), details[name]
     alone = json.loads(lossd("evaluate", tmp_path / "good.npz", "--loss", "cross_entropy", "--json").stdout)
     assert last["summary"]["mean_loss"] == alone["loss"]
     assert "left out, as their kind or name is not that of an input: model.pt, notes.md" in result.stderr
@@ -440,8 +440,8 @@ def packed(bits: int, kind: int) -> bytes:
 
     def row(classes: np.ndarray) -> bytes:
         number = 0
-        for of in classes.tolist():
-            number = number << bits | of
+        for label in classes.tolist():
+            number = number << bits | label
         return b"\0" + number.to_bytes(len(classes) * bits // 8, "big")
 
     height, width = CLASSES.shape

@@ -95,9 +95,9 @@ def test_ctrl_c_and_again(store: Path, folder: Path) -> None:
         if re.search(rf"[1-9]\d*/{total} files", shown):
             break
     terminal.process.send_signal(signal.SIGINT)
-    status, said = terminal.close()
+    status, output = terminal.close()
     assert (status, "Traceback" in terminal.shown) == (130, False), terminal.shown
-    found = json.loads(said)
+    found = json.loads(output)
     counted = found["files"]["counted"]
     assert found["files"]["interrupted"]
     assert (0 < counted < total, found["counted"]["rows"]) == (True, counted * ROWS)

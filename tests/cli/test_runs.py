@@ -17,7 +17,7 @@ from click.testing import CliRunner, Result
 
 import lossd.files.sources as files
 from cli.terminal import Terminal
-from client.fake import Asked, FakeService, Reply, problem
+from client.fake import FakeService, Reply, Request, problem
 from client.fake_runs import FakeRuns
 from lossd.cli import main, run_score, sending
 from lossd_client import LossClient
@@ -115,16 +115,18 @@ def test_files_become_batches_with_positions(folder: Path, fake: FakeRuns, url: 
 
 
 def test_the_same_command_goes_on(folder: Path, fake: FakeRuns, url: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    fake.refuse = lambda name, asked: None if name < "c" else problem(507, "storage-full", "the disk is full")
+    fake.refuse = lambda name, request: None if name < "c" else problem(507, "storage-full", "the disk is full")
     result = scored(folder, url, "--in-flight", "1")
     assert (result.exit_code, set(fake.counted["r"])) == (3, {"a.npz", "b.safetensors"})
     assert "Storage full" in result.stderr
     assert "the disk is full" in result.stderr
-    fake.refuse = lambda name, asked: None
+    fake.refuse = lambda name, request: None
     fake.sent.clear()
     read: list[str] = []
-    of_file = sending.Sending._read
-    monkeypatch.setattr(sending.Sending, "_read", lambda self, own: (read.append(own[0].name), of_file(self, own))[1])
+    read_file = sending.Sending._read
+    monkeypatch.setattr(
+        sending.Sending, "_read", lambda self, batches: (read.append(batches[0].name), read_file(self, batches))[1]
+    )
     result = scored(folder, url)
     assert result.exit_code == 0, result.output
     assert "2 of 6 files counted before" in result.stderr
@@ -197,7 +199,7 @@ def test_a_file_without_inputs_has_no_rows(folder: Path, fake: FakeRuns, url: st
 
 
 def test_a_refused_file_is_named_and_the_others_are_counted(folder: Path, fake: FakeRuns, url: str) -> None:
-    fake.refuse = lambda name, asked: problem(422, "invalid-value", "class 9") if name == "c" else None
+    fake.refuse = lambda name, request: problem(422, "invalid-value", "class 9") if name == "c" else None
     result = scored(folder, url)
     assert result.exit_code == 1
     assert "c: Invalid value: class 9" in result.stderr
@@ -213,11 +215,11 @@ def test_a_refused_file_is_named_and_the_others_are_counted(folder: Path, fake: 
 
 
 def test_a_run_is_sealed_if_it_is_complete(folder: Path, fake: FakeRuns, url: str) -> None:
-    fake.refuse = lambda name, asked: problem(422, "invalid-value", "class 9") if name == "c" else None
+    fake.refuse = lambda name, request: problem(422, "invalid-value", "class 9") if name == "c" else None
     result = scored(folder, url, "--skip-bad", "--seal")
     assert (result.exit_code, fake.runs["r"]["status"]) == (1, "open")
     assert "Incomplete: 21 rows are expected" in result.stderr
-    fake.refuse = lambda name, asked: None
+    fake.refuse = lambda name, request: None
     result = scored(folder, url, "--seal", "--json")
     assert (result.exit_code, fake.runs["r"]["status"]) == (0, "sealed")
     assert json.loads(result.stdout)["status"] == "sealed"
@@ -294,12 +296,12 @@ def test_an_interruption_says_how_to_go_on(tmp_path: Path, fake: FakeRuns, servi
 
     interrupted = threading.Event()
 
-    def slow(asked: Asked) -> Reply:
-        if asked.path.count("/") == 5:
+    def slow(request: Request) -> Reply:
+        if request.path.count("/") == 5:
             if len(fake.counted.get("r", {})) >= 4:  # the screen has time to say so
                 interrupted.wait(60)
             time.sleep(0.2)
-        return fake.answer(asked)
+        return fake.answer(request)
 
     service.default = slow
     terminal = Terminal("score", path, "--task", "multiclass", "--run", "r", "--url", service.url, "--in-flight", "2")
@@ -308,12 +310,12 @@ def test_an_interruption_says_how_to_go_on(tmp_path: Path, fake: FakeRuns, servi
             break
     terminal.process.send_signal(signal.SIGINT)
     interrupted.set()
-    status, said = terminal.close()
+    status, output = terminal.close()
     assert status == 130, terminal.shown
     counted = len(fake.counted["r"])
     assert 4 <= counted < 30
     assert f"interrupted with {counted} of 30 files counted; the same command continues" in terminal.shown
-    assert f"files {counted} of 30\n" in words(said)
+    assert f"files {counted} of 30\n" in words(output)
     service.default = fake.answer
     fake.sent.clear()
     result = lossd("score", path, "--task", "multiclass", "--run", "r", "--url", service.url)
@@ -361,7 +363,7 @@ def test_the_list_is_filtered(kept: str, service: FakeService) -> None:
     options = ("--dataset", "digits@2", "--task", "binary", "--status", "open", "--tag", "a=b", "--sort", "-f1.macro")
     assert lossd("runs", "--url", kept, *options).exit_code == 0
     query = "dataset=digits%402&task=binary&status=open&tag=a%3Ab&sort=-f1.macro&limit=1000"
-    assert service.asked[-1].path == f"/v1/runs?{query}"
+    assert service.requests[-1].path == f"/v1/runs?{query}"
 
 
 def test_a_run_is_shown(kept: str, service: FakeService) -> None:
@@ -376,7 +378,7 @@ def test_a_run_is_shown(kept: str, service: FakeService) -> None:
     assert document["result"]["metrics"]["accuracy"] == 0.5
     assert document["dataset"] == {"name": "digits", "version": "2"}
     assert lossd("runs", "show", "one", "--metrics", "f1,accuracy", "--url", kept).exit_code == 0
-    assert "metrics=f1%2Caccuracy" in service.asked[-1].path
+    assert "metrics=f1%2Caccuracy" in service.requests[-1].path
     assert lossd("runs", "show", "three", "--url", kept).exit_code == 1
 
 
@@ -439,7 +441,7 @@ def test_intervals_and_slices_are_shown(service: FakeService) -> None:
     service.replies += [Reply(200, {"Content-Type": "application/json"}, body)] * 2
     shown = lossd("runs", "show", "one", "--level", "0.99", "--url", service.url)
     assert shown.exit_code == 0, shown.output
-    assert "level=0.99" in service.asked[-1].path
+    assert "level=0.99" in service.requests[-1].path
     assert re.sub(r" +\n", "\n", shown.stdout) == SHOWN
 
 

@@ -112,10 +112,10 @@ def _numbers(value: Any) -> Iterator[float]:
 
 def test_the_split_changes_no_bit(tmp_path: Path, data: tuple[Array, Array]) -> None:
     """One file, seven, and many of one row: every digit of the answer is the same."""
-    wanted = ("--loss", "cross_entropy", "--metrics", "default,log_loss,brier,auroc,average_precision,ece")
+    options = ("--loss", "cross_entropy", "--metrics", "default,log_loss,brier,auroc,average_precision,ece")
     found = []
     for number, cuts in enumerate(([], [1, 2, 64, 65, 128, 230], [*range(1, 100, 3)])):
-        answer = document(split(tmp_path / str(number), data, cuts, ".safetensors", ".npy"), *wanted)
+        answer = document(split(tmp_path / str(number), data, cuts, ".safetensors", ".npy"), *options)
         found.append({name: answer[name] for name in ("loss", "metrics", "targets", "missing", "digest")})
     assert found[0] == found[1] == found[2]
 
@@ -129,9 +129,9 @@ def test_rows_are_known_by_their_position(folder: Path, data: tuple[Array, Array
 def test_a_large_file_is_counted_in_blocks(
     tmp_path: Path, data: tuple[Array, Array], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    wanted = ("--task", "multiclass", "--metrics", "default,log_loss")
+    options = ("--task", "multiclass", "--metrics", "default,log_loss")
     folder = split(tmp_path / "data", data, [100], ".safetensors", ".parquet")
-    whole = document(folder, *wanted)
+    whole = document(folder, *options)
     sizes = []
     add = lossd.Run.add
 
@@ -141,7 +141,7 @@ def test_a_large_file_is_counted_in_blocks(
 
     monkeypatch.setattr(lossd.Run, "add", counted)
     monkeypatch.setattr(blocks, "BLOCK_BYTES", 20 * 17)
-    split_blocks = document(folder, *wanted)
+    split_blocks = document(folder, *options)
     assert sizes == [17] * 5 + [15] + [17] * 8 + [4]
     assert (split_blocks["metrics"], split_blocks["targets"]) == (whole["metrics"], whole["targets"])
 
@@ -301,7 +301,7 @@ def test_inputs_of_different_lengths_are_a_bad_file(
 
 
 @pytest.mark.parametrize(
-    ("arguments", "status", "said"),
+    ("arguments", "status", "message"),
     [
         ([], 2, "name a task with --task, or a loss with --loss"),
         (["--task", "multiclas"], 1, "did you mean multiclass"),
@@ -313,11 +313,11 @@ def test_inputs_of_different_lengths_are_a_bad_file(
     ],
 )
 def test_what_is_wrong_with_the_request_is_said_once(
-    arguments: list[str], status: int, said: str, folder: Path
+    arguments: list[str], status: int, message: str, folder: Path
 ) -> None:
     result = score(folder, *arguments)
     assert result.exit_code == status, result.output
-    assert result.stderr.count(said) == 1
+    assert result.stderr.count(message) == 1
 
 
 def test_a_directory_without_inputs_is_wrong_usage(tmp_path: Path) -> None:
@@ -376,7 +376,7 @@ def test_a_directory_is_of_one_slice(tmp_path: Path, data: tuple[Array, Array]) 
 
 
 @pytest.mark.parametrize(
-    ("options", "told"),
+    ("options", "message"),
     [
         (("--slices", "site"), "is not NAME=VALUE,VALUE"),
         (("--slices", "site=A,"), "is not NAME=VALUE,VALUE"),
@@ -386,10 +386,10 @@ def test_a_directory_is_of_one_slice(tmp_path: Path, data: tuple[Array, Array]) 
         (("--groups", "8"), "'8' is not one of"),
     ],
 )
-def test_wrong_slices_are_refused(tmp_path: Path, data: tuple[Array, Array], options: Any, told: str) -> None:
+def test_wrong_slices_are_refused(tmp_path: Path, data: tuple[Array, Array], options: Any, message: str) -> None:
     result = score(of_sites(tmp_path, data), "--task", "multiclass", *options)
     assert result.exit_code == 2, result.output
-    assert told in result.stderr
+    assert message in result.stderr
 
 
 def test_a_slice_that_no_file_says_is_told(tmp_path: Path, data: tuple[Array, Array]) -> None:
@@ -475,10 +475,10 @@ def test_a_bound_is_told() -> None:
     console = fitting.console()
     with console.capture() as capture:
         console.print(report.score(answer, title="binary"))
-    said = capture.get()
-    assert "auroc is within 3.8e-07 of the exact value" in said
-    assert "mixed_devices: two kinds" in said
-    assert "targets" not in said
+    output = capture.get()
+    assert "auroc is within 3.8e-07 of the exact value" in output
+    assert "mixed_devices: two kinds" in output
+    assert "targets" not in output
 
 
 # On a terminal
@@ -494,9 +494,9 @@ def many(folder: Path, data: tuple[Array, Array], count: int) -> Path:
 
 def test_a_terminal_shows_progress(tmp_path: Path, data: tuple[Array, Array]) -> None:
     terminal = Terminal("score", many(tmp_path / "data", data, 40), "--task", "multiclass", "--json")
-    status, said = terminal.close()
+    status, output = terminal.close()
     assert status == 0, terminal.shown
-    assert len(said.splitlines()) == 1, "the bar is not among the lines"
+    assert len(output.splitlines()) == 1, "the bar is not among the lines"
     assert "40/40 files  360 rows" in terminal.shown
     assert re.search(r"\d MB/s", terminal.shown)
     assert re.search(r"\d:\d\d:\d\d", terminal.shown), "the time that is left"
@@ -511,9 +511,9 @@ def test_ctrl_c_says_what_was_counted(tmp_path: Path, data: tuple[Array, Array])
         if re.search(r"[1-9]\d*/2000 files", shown):
             break
     terminal.process.send_signal(signal.SIGINT)
-    status, said = terminal.close()
-    assert status == 130, (said, terminal.shown)
-    found = json.loads(said)
+    status, output = terminal.close()
+    assert status == 130, (output, terminal.shown)
+    found = json.loads(output)
     count = found["files"]["counted"]
     assert 0 < count < total
     assert (found["files"]["interrupted"], found["counted"]["rows"]) == (True, 9 * count)

@@ -65,8 +65,8 @@ def test_a_confusion_matrix_that_does_not_fit_is_a_list_of_the_most_frequent_con
 @pytest.mark.parametrize("width", [60, 80, 200])
 @pytest.mark.parametrize("group", [[], ["runs"]])
 def test_every_command_has_one_whole_line_of_help(width: int, group: list[str]) -> None:
-    said = CliRunner().invoke(cli.main, [*group, "--help"], terminal_width=width, max_content_width=100).output
-    listed = said.partition("Commands:\n")[2].partition("\n\n")[0].splitlines()
+    output = CliRunner().invoke(cli.main, [*group, "--help"], terminal_width=width, max_content_width=100).output
+    listed = output.partition("Commands:\n")[2].partition("\n\n")[0].splitlines()
     assert len(listed) == len((cli.main.commands["runs"] if group else cli.main).commands)  # type: ignore[union-attr]
     assert [line for line in listed if "..." in line or not re.match(r"  [a-z]+  +[A-Z]", line)] == []
 
@@ -150,8 +150,8 @@ def test_every_route_of_a_message_has_its_command(route: str) -> None:
 
 
 def test_messages_name_options_in_place_of_fields() -> None:
-    said = wording.in_commands("set metrics.classes to 3, or name it in metrics.names; the model metrics.binary stays")
-    assert said == "pass --metric-option classes=3, or name it in --metrics; the model metrics.binary stays"
+    text = wording.in_commands("set metrics.classes to 3, or name it in metrics.names; the model metrics.binary stays")
+    assert text == "pass --metric-option classes=3, or name it in --metrics; the model metrics.binary stays"
     assert wording.in_commands("loss.class_weight: expected 3 numbers") == "--class-weight: expected 3 numbers"
     assert wording.in_commands("x=probability draws an example") == "--x probability draws an example"
 

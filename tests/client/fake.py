@@ -20,7 +20,7 @@ from lossd_client.wire import Tensor, safetensors
 
 
 @dataclass
-class Asked:
+class Request:
     """A request as it came over the socket."""
 
     method: str
@@ -29,7 +29,7 @@ class Asked:
     body: bytes
 
     @property
-    def request(self) -> Any:
+    def document(self) -> Any:
         return json.loads(safetensors.decode(self.body)[1]["request"])
 
     @property
@@ -75,9 +75,9 @@ class FakeService:
     """
 
     def __init__(self, host: str = "127.0.0.1", port: int = 0, tls: ssl.SSLContext | None = None) -> None:
-        self.asked: list[Asked] = []
+        self.requests: list[Request] = []
         self.replies: deque[Reply | None] = deque()
-        self.default: Callable[[Asked], Reply] = lambda asked: evaluation()
+        self.default: Callable[[Request], Reply] = lambda request: evaluation()
         self.connections = 0
         service = self
 
@@ -91,9 +91,9 @@ class FakeService:
 
             def do_GET(self) -> None:
                 body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
-                asked = Asked(self.command, self.path, self.headers, body)
-                service.asked.append(asked)
-                reply = service.replies.popleft() if service.replies else service.default(asked)
+                request = Request(self.command, self.path, self.headers, body)
+                service.requests.append(request)
+                reply = service.replies.popleft() if service.replies else service.default(request)
                 if reply is None:  # hang up
                     self.close_connection = True
                     return

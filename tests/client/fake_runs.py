@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 from urllib.parse import parse_qsl, urlsplit
 
-from client.fake import Asked, FakeService, Reply, problem
+from client.fake import FakeService, Reply, Request, problem
 from lossd_client.wire import safetensors
 
 RESULT = {
@@ -37,30 +37,30 @@ class FakeRuns:
         self.runs: dict[str, dict[str, Any]] = {}
         self.counted: dict[str, dict[str, dict[str, Any]]] = {}
         self.sent: list[str] = []
-        self.refuse: Callable[[str, Asked], Reply | None] = lambda name, asked: None
+        self.refuse: Callable[[str, Request], Reply | None] = lambda name, request: None
         self._page = page
         self._lock = threading.Lock()
 
-    def answer(self, asked: Asked) -> Reply:
-        address = urlsplit(asked.path)
+    def answer(self, request: Request) -> Reply:
+        address = urlsplit(request.path)
         query = dict(parse_qsl(address.query))
         path = address.path.removeprefix("/v1/runs").strip("/").split("/")
         if path == [""]:
             return reply(self._list([self._entry(name) for name in self.runs], "runs", query))
         run = path[0]
-        if asked.method == "PUT" and len(path) == 1:
-            return self._create(run, json.loads(asked.body))
+        if request.method == "PUT" and len(path) == 1:
+            return self._create(run, json.loads(request.body))
         if run not in self.runs:
             return problem(404, "unknown-run", f"no run is named {run}")
-        if asked.method == "PUT":
-            return self._count(run, path[2], asked)
-        if asked.method == "DELETE":
+        if request.method == "PUT":
+            return self._count(run, path[2], request)
+        if request.method == "DELETE":
             del self.runs[run]
             return Reply(204)
         if path[1:] == ["batches"]:
             return reply(self._list(list(self.counted[run].values()), "batches", query))
         if path[1:] == ["seal"]:
-            rows = json.loads(asked.body).get("rows")
+            rows = json.loads(request.body).get("rows")
             if rows not in (None, self._rows(run)):
                 return problem(409, "incomplete", f"{rows} rows are expected")
             self.runs[run]["status"] = "sealed"
@@ -75,13 +75,13 @@ class FakeRuns:
             self.counted.setdefault(run, {})
         return reply(self._entry(run), 201 if created else 200)
 
-    def _count(self, run: str, name: str, asked: Asked) -> Reply:
+    def _count(self, run: str, name: str, request: Request) -> Reply:
         with self._lock:
             self.sent.append(name)
-            if (refused := self.refuse(name, asked)) is not None:
+            if (refused := self.refuse(name, request)) is not None:
                 return refused
-            tensors, metadata = safetensors.decode(asked.body)
-            digest = hashlib.sha256(asked.body).hexdigest()
+            tensors, metadata = safetensors.decode(request.body)
+            digest = hashlib.sha256(request.body).hexdigest()
             found = self.counted[run].get(name)
             if found is not None and found["digest"] != digest:
                 return problem(409, "batch-conflict", f"{name} was counted with other data")

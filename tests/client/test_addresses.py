@@ -19,7 +19,7 @@ REFUSED = httpx.ConnectError("refused")
 BROKEN = httpx.ReadError("reset")
 
 
-def of(*urls: str, resolve: bool = False) -> Addresses:
+def group_of(*urls: str, resolve: bool = False) -> Addresses:
     return Addresses(urls, resolve=resolve)
 
 
@@ -47,7 +47,7 @@ def resolve(group: Addresses, now: float, *records: str) -> Name:
 
 
 def test_the_one_with_fewest_in_flight_is_chosen() -> None:
-    group = of(A, B, C)
+    group = group_of(A, B, C)
     taken = [group.choose(0.0) for _ in range(6)]
     assert set(Counter(address.url for address in taken).values()) == {2}
     group.release(taken[3], AttemptOutcome.ANSWERED, 0.0)
@@ -55,7 +55,7 @@ def test_the_one_with_fewest_in_flight_is_chosen() -> None:
 
 
 def test_one_call_after_the_other_visits_all_in_turn() -> None:
-    group = of(A, B, C)
+    group = group_of(A, B, C)
     seen = []
     for _ in range(9):
         seen.append(group.choose(0.0))
@@ -65,18 +65,18 @@ def test_one_call_after_the_other_visits_all_in_turn() -> None:
 
 
 def test_clients_that_start_together_begin_with_different_addresses() -> None:
-    assert {of(A, B, C).choose(0.0).url for _ in range(100)} == {A, B, C}
+    assert {group_of(A, B, C).choose(0.0).url for _ in range(100)} == {A, B, C}
 
 
 def test_one_that_failed_rests_a_second_whatever_is_in_flight_elsewhere() -> None:
-    group = of(A, B)
+    group = group_of(A, B)
     fail(group, A, 0.0)
     assert [group.choose(0.9).url for _ in range(20)] == [B] * 20
     assert group.choose(1.0).url == A
 
 
 def test_one_attempt_finds_out_whether_it_is_back() -> None:
-    group = of(A, B)
+    group = group_of(A, B)
     fail(group, A, 0.0)
     assert group.choose(0.5).url == B
     assert group.choose(1.5).url == A
@@ -88,20 +88,20 @@ def test_one_attempt_finds_out_whether_it_is_back() -> None:
 
 
 def test_if_all_rest_the_one_whose_rest_ends_first_is_chosen() -> None:
-    group = of(A, B, C)
+    group = group_of(A, B, C)
     for now, url in enumerate((B, C, A)):
         fail(group, url, now / 10)
     assert [group.choose(0.5).url for _ in range(3)] == [B, C, A]
 
 
 def test_what_says_nothing_of_an_address_gives_it_no_rest() -> None:
-    group = of(A, B)
+    group = group_of(A, B)
     fail(group, A, 0.0, AttemptOutcome.UNKNOWN)
     assert {group.choose(0.0).url, group.choose(0.0).url} == {A, B}
 
 
 def test_rests_double_while_an_address_is_silent() -> None:
-    group = of(A, B)
+    group = group_of(A, B)
     address, now = by_url(group)[A], 0.0
     for rest_s in (1.0, 2.0, 4.0, 8.0, 16.0, 16.0):
         fail(group, A, now, AttemptOutcome.SILENT)
@@ -116,14 +116,14 @@ def test_rests_double_while_an_address_is_silent() -> None:
 
 
 def test_a_single_address_is_chosen_whatever_it_did() -> None:
-    group = of(A)
+    group = group_of(A)
     fail(group, A, 0.0)
     assert group.choose(0.0).url == A
     assert not group.another(0.0, [group.choose(0.0)])
 
 
 def test_there_is_another_if_one_is_awake_or_all_rest() -> None:
-    group = of(A, B)
+    group = group_of(A, B)
     a, b = by_url(group)[A], by_url(group)[B]
     assert group.another(0.0, [a])
     fail(group, B, 0.0)
@@ -137,7 +137,7 @@ def test_there_is_another_if_one_is_awake_or_all_rest() -> None:
 
 
 def test_a_name_is_as_many_addresses_as_it_has_records() -> None:
-    group = of(NAME, resolve=True)
+    group = group_of(NAME, resolve=True)
     name = group.name_to_resolve(0.0)
     assert name is not None
     assert (name.host, name.port) == ("lossd.test", 8443)
@@ -151,7 +151,7 @@ def test_a_name_is_as_many_addresses_as_it_has_records() -> None:
 
 @pytest.mark.parametrize("records", [[], ["10.0.0.1"], ["10.0.0.1"] * 2])
 def test_a_name_of_one_record_is_called_by_its_name(records: list[str]) -> None:
-    group = of(NAME, resolve=True)
+    group = group_of(NAME, resolve=True)
     name = group.name_to_resolve(0.0)
     assert name is not None
     group.resolved(name, records, 0.0)
@@ -160,7 +160,7 @@ def test_a_name_of_one_record_is_called_by_its_name(records: list[str]) -> None:
 
 
 def test_names_are_resolved_again_and_what_stays_keeps_its_state() -> None:
-    group = of(NAME, A, resolve=True)
+    group = group_of(NAME, A, resolve=True)
     name = resolve(group, 0.0, "10.0.0.1", "10.0.0.2")
     resolve(group, 0.0)
     assert group.name_to_resolve(29.9) is None
@@ -177,7 +177,7 @@ def test_names_are_resolved_again_and_what_stays_keeps_its_state() -> None:
 
 
 def test_a_failure_makes_its_name_due_but_not_more_often_than_each_second() -> None:
-    group = of(NAME, resolve=True)
+    group = group_of(NAME, resolve=True)
     name = resolve(group, 10.0)
     fail(group, NAME, 10.2)
     assert group.name_to_resolve(10.9) is None
@@ -189,27 +189,27 @@ def test_a_failure_makes_its_name_due_but_not_more_often_than_each_second() -> N
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "[::1]", "localhost", "a.localhost"])
 def test_what_can_only_be_one_address_is_not_resolved(host: str) -> None:
-    assert of(f"http://{host}:8000", resolve=True).name_to_resolve(1e9) is None
-    assert of(NAME).name_to_resolve(1e9) is None
+    assert group_of(f"http://{host}:8000", resolve=True).name_to_resolve(1e9) is None
+    assert group_of(NAME).name_to_resolve(1e9) is None
 
 
 # URLs
 
 
 @pytest.mark.parametrize(
-    ("given", "urls"),
+    ("argument", "urls"),
     [
         ("http://a:8000/", ["http://a:8000"]),
         ("http://a:8000,http://b:8000/x/, http://a:8000", ["http://a:8000", "http://b:8000/x"]),
         (("http://a", "HTTP://b"), ["http://a", "HTTP://b"]),
     ],
 )
-def test_urls_are_one_text_or_many(given: Any, urls: list[str]) -> None:
-    assert split_urls(given) == urls
+def test_urls_are_one_text_or_many(argument: Any, urls: list[str]) -> None:
+    assert split_urls(argument) == urls
 
 
 @pytest.mark.parametrize(
-    ("given", "said"),
+    ("argument", "message"),
     [
         ([], "at least one address"),
         ("", "'' is not an address"),
@@ -225,10 +225,10 @@ def test_urls_are_one_text_or_many(given: Any, urls: list[str]) -> None:
         ("unix:///run/a,http://b", "differ in their scheme"),
     ],
 )
-def test_urls_that_cannot_be_meant_are_refused_at_once(given: Any, said: str) -> None:
+def test_urls_that_cannot_be_meant_are_refused_at_once(argument: Any, message: str) -> None:
     for kind in (LossClient, AsyncLossClient):
-        with pytest.raises(ValueError, match=said.replace("(", r"\(")):
-            kind(given)
+        with pytest.raises(ValueError, match=message.replace("(", r"\(")):
+            kind(argument)
 
 
 @pytest.mark.parametrize("stall_s", [0.0, -1.0, float("nan")])
@@ -246,7 +246,7 @@ class Clock:
     def __init__(self, **script: list[HttpResponse | Exception]) -> None:
         self.now = 100.0
         self.script = {f"http://{name}:8000": replies for name, replies in script.items()}
-        self.asked: list[str] = []
+        self.attempts: list[str] = []
         self.pauses: list[float] = []
 
     def hold(self, call: Call) -> Any:
@@ -260,7 +260,7 @@ class Clock:
                     step = conversation.send(None)
                     continue
                 assert isinstance(step, Send)
-                self.asked.append(step.address.url.removeprefix("http://")[0])
+                self.attempts.append(step.address.url.removeprefix("http://")[0])
                 reply = self.script[step.address.url].pop(0)
                 step = conversation.throw(reply) if isinstance(reply, Exception) else conversation.send(reply)
         except StopIteration as end:
@@ -275,7 +275,7 @@ def held(monkeypatch: pytest.MonkeyPatch) -> Any:
 
     def hold(clock: Clock, retries: int = 3, timeout_s: float = 60.0) -> Any:
         monkeypatch.setattr(exchange.time, "monotonic", lambda: clock.now)
-        group = of(*clock.script)
+        group = group_of(*clock.script)
         try:
             return clock.hold(Call("POST", "/v1/evaluate", {}, timeout_s, retries, "r-1", group))
         except Exception as error:
@@ -299,27 +299,27 @@ OK = answer()
 def test_the_next_attempt_is_at_another_address_at_once(failure: Any, held: Any) -> None:
     clock = Clock(a=[failure], b=[OK])
     assert held(clock) is OK
-    assert (clock.asked, clock.pauses) == (["a", "b"], [])
+    assert (clock.attempts, clock.pauses) == (["a", "b"], [])
 
 
 def test_refusals_cost_a_retry_when_all_have_refused(held: Any) -> None:
     clock = Clock(a=[REFUSED] * 3, b=[REFUSED] * 3, c=[REFUSED] * 3)
     failure = held(clock, retries=2)
     assert isinstance(failure, ConnectionFailed)
-    assert "".join(clock.asked) == "abcabcabc"
+    assert "".join(clock.attempts) == "abcabcabc"
     assert clock.pauses == pytest.approx([0.1, 0.2])
 
 
 def test_what_may_have_been_carried_out_costs_a_retry_each_time(held: Any) -> None:
     clock = Clock(a=[BROKEN] * 5, b=[BROKEN] * 5, c=[BROKEN] * 5)
     assert isinstance(held(clock, retries=3), ConnectionFailed)
-    assert "".join(clock.asked) == "abca", "a request that ends services reaches no more of them than before"
+    assert "".join(clock.attempts) == "abca", "a request that ends services reaches no more of them than before"
 
 
 def test_without_retries_there_is_one_attempt(held: Any) -> None:
     clock = Clock(a=[REFUSED], b=[OK])
     assert isinstance(held(clock, retries=0), ConnectionFailed)
-    assert clock.asked == ["a"]
+    assert clock.attempts == ["a"]
 
 
 def test_the_client_waits_for_the_first_that_expects_it(held: Any) -> None:
@@ -331,7 +331,7 @@ def test_the_client_waits_for_the_first_that_expects_it(held: Any) -> None:
 def test_a_full_queue_gives_no_rest_to_others(held: Any) -> None:
     clock = Clock(a=[answer(429, "1"), OK], b=[REFUSED])
     assert held(clock) is OK
-    assert clock.asked == ["a", "b", "a"], "b rests, a does not"
+    assert clock.attempts == ["a", "b", "a"], "b rests, a does not"
 
 
 def test_services_that_start_are_asked_until_the_time_is_over(held: Any) -> None:
@@ -349,7 +349,7 @@ def test_the_error_names_what_happened_at_each(held: Any) -> None:
 
 
 def test_attempts_that_are_abandoned_are_no_longer_in_flight() -> None:
-    group = of(A, B)
+    group = group_of(A, B)
     conversation = exchange.exchange(Call("GET", "/", {}, 1.0, 0, "r-1", group))
     next(conversation)
     assert sum(address.in_flight for address in group._all) == 1
@@ -358,7 +358,7 @@ def test_attempts_that_are_abandoned_are_no_longer_in_flight() -> None:
 
 
 def test_a_record_is_reached_under_its_name() -> None:
-    group = of(NAME, resolve=True)
+    group = group_of(NAME, resolve=True)
     conversation = exchange.exchange(Call("GET", "/v1/losses", {"accept": "*/*"}, 60.0, 0, "r-1", group, stall_s=15.0))
     step = next(conversation)
     assert isinstance(step, Resolve)
@@ -378,9 +378,9 @@ def test_a_record_is_reached_under_its_name() -> None:
 
 
 def test_an_attempt_leaves_time_for_another_address() -> None:
-    call = Call("GET", "/", {}, 9.0, 0, "r-1", of(A, B), stall_s=15.0)
+    call = Call("GET", "/", {}, 9.0, 0, "r-1", group_of(A, B), stall_s=15.0)
     assert Send(call, by_url(call.addresses)[A], 9.0).quiet_s == 3.0
-    alone = Call("GET", "/", {}, 9.0, 0, "r-1", of(A), stall_s=15.0)
+    alone = Call("GET", "/", {}, 9.0, 0, "r-1", group_of(A), stall_s=15.0)
     assert Send(alone, by_url(alone.addresses)[A], 9.0).quiet_s == 15.0
 
 

@@ -113,8 +113,8 @@ def test_derivatives_equal_xgboosts_own(
     data = xgboost.DMatrix(np.zeros((12, 1)), labels, weight=WEIGHTS, nthread=1)
     found = objective(name, client=lossd, **parameters)(scores.astype(np.float32), data)
     expected = of_xgboost(builtin, scores, labels, WEIGHTS, **spelled(parameters, 0))
-    for own, theirs in zip(found, expected, strict=True):
-        np.testing.assert_allclose(own, theirs, rtol=2e-6, atol=1e-7)  # float32 throughout, and in the tree's text
+    for value, theirs in zip(found, expected, strict=True):
+        np.testing.assert_allclose(value, theirs, rtol=2e-6, atol=1e-7)  # float32 throughout, and in the tree's text
 
 
 @pytest.mark.parametrize(("name", "parameters", "_", "builtin", "scores", "labels"), OF_LIGHTGBM)
@@ -214,9 +214,9 @@ def test_a_model_of_xgboost_is_as_good_as_with_its_own_objective(
     }
     margin = np.zeros((len(target), 3) if classes else len(target))
     data = xgboost.DMatrix(features, target, base_margin=margin, nthread=1)
-    own = xgboost.train({**settings, **classes, **spelled(parameters, 0), "objective": builtin}, data, 15)
+    reference = xgboost.train({**settings, **classes, **spelled(parameters, 0), "objective": builtin}, data, 15)
     custom = xgboost.train({**settings, **classes}, data, 15, obj=objective(name, client=lossd, **parameters))
-    raw = [booster.predict(data, output_margin=True) for booster in (own, custom)]
+    raw = [booster.predict(data, output_margin=True) for booster in (reference, custom)]
     start, expected, found = (metric(name, scores, labels, **parameters) for scores in (margin, *raw))
     assert found == pytest.approx(expected, abs=1e-6)
     assert expected < (start - 0.1 if name in LIKELIHOODS else 0.7 * start), "nothing was learned"
@@ -296,10 +296,12 @@ def test_estimators_of_scikit_learn_take_an_objective_with_weights() -> None:
     features, target = load_breast_cancer(return_X_y=True)
     weights = np.where(target == 1, 2.0, 0.5)
     custom = objective("logistic", client=lossd)
-    ours, own = (
+    ours, reference = (
         xgboost.XGBClassifier(n_estimators=5, base_score=0.5, n_jobs=1, **o) for o in ({"objective": custom}, {})
     )
-    scores = [m.fit(features, target, sample_weight=weights).predict(features, output_margin=True) for m in (ours, own)]
+    scores = [
+        m.fit(features, target, sample_weight=weights).predict(features, output_margin=True) for m in (ours, reference)
+    ]
     np.testing.assert_allclose(scores[0], scores[1], atol=1e-5)
     settings = {"n_estimators": 5, "n_jobs": 1, "verbose": -1, "boost_from_average": False}
     models = [lightgbm.LGBMClassifier(objective=o, **settings) for o in (custom, "binary")]

@@ -56,22 +56,22 @@ def test_a_request_is_this(ask: Caller, service: FakeService) -> None:
         timeout_s=5,
         request_id="r-1",
     )
-    (asked,) = service.asked
-    assert (asked.method, asked.path) == ("POST", "/v1/evaluate")
-    assert asked.request == {
+    (request,) = service.requests
+    assert (request.method, request.path) == ("POST", "/v1/evaluate")
+    assert request.document == {
         "loss": {"name": "focal", "gamma": 2.0, "class_weight": [1, 2, 3]},
         "outputs": ["loss", "gradient"],
         "gradient": {"clip_norm": 1.0},
         "metrics": {"threshold": 0.5},
     }
-    assert asked.tensors == {
+    assert request.tensors == {
         "prediction": Tensor.of(PREDICTION),
         "target": Tensor.of(TARGET),
         "sample_weight": Tensor.of(np.ones(2, np.float32)),
     }
-    headers = {name.lower(): value for name, value in asked.headers.items()}
+    headers = {name.lower(): value for name, value in request.headers.items()}
     assert headers["content-type"] == headers["accept"] == safetensors.MEDIA_TYPE
-    assert headers["content-length"] == str(len(asked.body))
+    assert headers["content-length"] == str(len(request.body))
     assert "transfer-encoding" not in headers
     assert headers["authorization"] == "Bearer secret"
     assert headers["x-request-id"] == "r-1"
@@ -81,11 +81,11 @@ def test_a_request_is_this(ask: Caller, service: FakeService) -> None:
 
 def test_what_is_not_given_is_not_sent(ask: Caller, service: FakeService) -> None:
     ask(service.url, "evaluate", "mse", PREDICTION, PREDICTION)
-    (asked,) = service.asked
-    assert asked.request == {"loss": {"name": "mse"}}
-    assert "Authorization" not in asked.headers
-    assert re.fullmatch("[0-9a-f]{32}", asked.headers["X-Request-ID"])
-    assert 59_000 < int(asked.headers["X-Request-Timeout-Ms"]) <= 60_000
+    (request,) = service.requests
+    assert request.document == {"loss": {"name": "mse"}}
+    assert "Authorization" not in request.headers
+    assert re.fullmatch("[0-9a-f]{32}", request.headers["X-Request-ID"])
+    assert 59_000 < int(request.headers["X-Request-Timeout-Ms"]) <= 60_000
 
 
 class Tensorlike:
@@ -121,8 +121,8 @@ def test_what_is_a_tensor_is_an_input_and_all_else_a_parameter(service: FakeServ
             form="kendall",
             nothing=None,
         )
-    (asked,) = service.asked
-    assert asked.request["loss"] == {
+    (request,) = service.requests
+    assert request.document["loss"] == {
         "name": "triplet",
         "margin": 0.5,
         "p": 2,
@@ -132,7 +132,7 @@ def test_what_is_a_tensor_is_an_input_and_all_else_a_parameter(service: FakeServ
         "form": "kendall",
         "nothing": None,
     }
-    assert {n: t.numpy().tolist() for n, t in asked.tensors.items()} == {
+    assert {n: t.numpy().tolist() for n, t in request.tensors.items()} == {
         "anchor": [[0, 0]],
         "positive": [[1, 1]],
         "negative": [1.5],
@@ -143,7 +143,7 @@ def test_what_is_a_tensor_is_an_input_and_all_else_a_parameter(service: FakeServ
 def test_inputs_may_be_named_apart(service: FakeService) -> None:
     with LossClient(service.url) as lossd:
         lossd.evaluate("odd", inputs={"outputs": [[1, 2]], "gradient": np.ones(1), "prediction": [0.5, math.nan]})
-    assert {n: (t.dtype, t.numpy().tolist()) for n, t in service.asked[0].tensors.items()} == {
+    assert {n: (t.dtype, t.numpy().tolist()) for n, t in service.requests[0].tensors.items()} == {
         "outputs": ("int64", [[1, 2]]),
         "gradient": ("float64", [1.0]),
         "prediction": ("float32", [0.5, pytest.approx(math.nan, nan_ok=True)]),
@@ -166,7 +166,7 @@ def test_inputs_may_be_named_apart(service: FakeService) -> None:
 def test_lists_are_tensors_where_they_stand_for_one(value: Any, dtype: str, entries: Any, service: FakeService) -> None:
     with LossClient(service.url) as lossd:
         lossd.evaluate("mse", value, PREDICTION)
-    tensor = service.asked[0].tensors["prediction"]
+    tensor = service.requests[0].tensors["prediction"]
     assert tensor.dtype == dtype
     assert tensor.numpy().tolist() == entries
 
@@ -189,7 +189,7 @@ def test_lists_are_tensors_where_they_stand_for_one(value: Any, dtype: str, entr
 def test_torch_tensors_travel_as_they_are(tensor: torch.Tensor, dtype: str, entries: Any, service: FakeService) -> None:
     with LossClient(service.url) as lossd:
         lossd.evaluate("mse", tensor, tensor)
-    sent = service.asked[0].tensors["prediction"]
+    sent = service.requests[0].tensors["prediction"]
     assert sent.dtype == dtype
     assert sent.shape == tuple(tensor.shape)
     assert sent.numpy().tolist() == entries
@@ -199,22 +199,24 @@ def test_composed_losses_are_objects(service: FakeService) -> None:
     terms = [{"weight": np.float32(0.5), "loss": {"name": "mse"}}, {"loss": {"name": "mae"}}]
     with LossClient(service.url) as lossd:
         lossd.evaluate({"name": "weighted_sum", "terms": terms}, PREDICTION, PREDICTION, reduction="sum")
-    assert service.asked[0].request["loss"] == {
+    assert service.requests[0].document["loss"] == {
         "name": "weighted_sum",
         "terms": [{"weight": 0.5, "loss": {"name": "mse"}}, {"loss": {"name": "mae"}}],
         "reduction": "sum",
     }
 
 
-@pytest.mark.parametrize(("given", "sent"), [("loss", ["loss"]), (("loss", "metrics"), ["loss", "metrics"]), ([], [])])
-def test_outputs_may_be_one_or_many(given: Any, sent: list[str], service: FakeService) -> None:
+@pytest.mark.parametrize(
+    ("outputs", "sent"), [("loss", ["loss"]), (("loss", "metrics"), ["loss", "metrics"]), ([], [])]
+)
+def test_outputs_may_be_one_or_many(outputs: Any, sent: list[str], service: FakeService) -> None:
     with LossClient(service.url) as lossd:
-        lossd.evaluate("mse", PREDICTION, PREDICTION, outputs=given)
-    assert service.asked[0].request["outputs"] == sent
+        lossd.evaluate("mse", PREDICTION, PREDICTION, outputs=outputs)
+    assert service.requests[0].document["outputs"] == sent
 
 
 @pytest.mark.parametrize(
-    ("given", "sent"),
+    ("metrics", "sent"),
     [
         ("f1", {"names": ["f1"]}),
         (("f1", "iou"), {"names": ["f1", "iou"]}),
@@ -222,16 +224,16 @@ def test_outputs_may_be_one_or_many(given: Any, sent: list[str], service: FakeSe
         ({"k": (1,)}, {"k": [1]}),
     ],
 )
-def test_metrics_may_be_named_or_described(given: Any, sent: Any, service: FakeService) -> None:
+def test_metrics_may_be_named_or_described(metrics: Any, sent: Any, service: FakeService) -> None:
     with LossClient(service.url) as lossd:
-        lossd.evaluate("mse", PREDICTION, PREDICTION, metrics=given)
-    assert service.asked[0].request["metrics"] == sent
+        lossd.evaluate("mse", PREDICTION, PREDICTION, metrics=metrics)
+    assert service.requests[0].document["metrics"] == sent
 
 
 def test_non_finite_parameters_are_not_silently_null(service: FakeService) -> None:
     with LossClient(service.url) as lossd:
         lossd.evaluate("huber", PREDICTION, PREDICTION, delta=math.inf, weights=[math.nan])
-    assert service.asked[0].request["loss"] == {"name": "huber", "delta": "Infinity", "weights": ["NaN"]}
+    assert service.requests[0].document["loss"] == {"name": "huber", "delta": "Infinity", "weights": ["NaN"]}
 
 
 @pytest.mark.parametrize(
@@ -257,7 +259,7 @@ def test_arguments_that_cannot_be_meant_are_type_errors(
 ) -> None:
     with pytest.raises(TypeError, match=re.escape(message)):
         ask(service.url, "evaluate", *arguments, **options)
-    assert service.asked == []
+    assert service.requests == []
 
 
 def test_a_ragged_list_is_named_with_its_place(service: FakeService) -> None:
@@ -266,7 +268,7 @@ def test_a_ragged_list_is_named_with_its_place(service: FakeService) -> None:
 
 
 def test_metrics_alone(ask: Caller, service: FakeService) -> None:
-    service.default = lambda asked: evaluation({"metrics": {"f1": 0.5}})
+    service.default = lambda request: evaluation({"metrics": {"f1": 0.5}})
     metrics = ask(
         service.url,
         "metrics",
@@ -278,9 +280,9 @@ def test_metrics_alone(ask: Caller, service: FakeService) -> None:
         sample_weight=np.ones(2),
     )
     assert metrics.f1 == 0.5
-    (asked,) = service.asked
-    assert asked.request == {"task": "binary", "metrics": {"threshold": 0.25, "names": ["f1"]}}
-    assert set(asked.tensors) == {"prediction", "target", "sample_weight"}
+    (request,) = service.requests
+    assert request.document == {"task": "binary", "metrics": {"threshold": 0.25, "names": ["f1"]}}
+    assert set(request.tensors) == {"prediction", "target", "sample_weight"}
     assert ask(service.url, "evaluate", None, PREDICTION, task="binary", metrics="f1").metrics.f1 == 0.5
 
 
@@ -336,7 +338,7 @@ def test_an_answer_that_a_proxy_has_compressed_reads_the_same(ask: Caller, servi
 
 
 def test_what_was_not_asked_for_is_not_there(service: FakeService) -> None:
-    service.default = lambda asked: evaluation({})
+    service.default = lambda request: evaluation({})
     with LossClient(service.url) as lossd:
         result = lossd.evaluate("mse", PREDICTION, PREDICTION, outputs=[])
     assert (result.loss, result.gradient, result.reduction) == (None, None, None)
@@ -354,7 +356,7 @@ def test_non_finite_losses_are_floats(service: FakeService) -> None:
 
 def test_gradients_are_of_the_kind_of_their_inputs(service: FakeService) -> None:
     bits = (np.array([1.0, -2.0], np.float32).view(np.uint32) >> 16).astype(np.uint16)
-    service.default = lambda asked: evaluation(
+    service.default = lambda request: evaluation(
         {},
         loss=np.array([0.5, 0.25]),
         gradient__positive=np.array([1.0, 2.0]),
@@ -479,7 +481,7 @@ def test_problems_are_raised_as_their_classes(ask: Caller, service: FakeService)
     with pytest.raises(UnknownLoss, match="did you mean focal") as caught:
         ask(service.url, "evaluate", "foca", PREDICTION, TARGET, request_id="r-4")
     assert caught.value.request_id == "r-4"
-    assert len(service.asked) == 1
+    assert len(service.requests) == 1
 
 
 def test_a_busy_service_is_asked_again_with_the_same_request(ask: Caller, service: FakeService) -> None:
@@ -487,19 +489,19 @@ def test_a_busy_service_is_asked_again_with_the_same_request(ask: Caller, servic
         [problem(429, "queue-full", headers={"Retry-After": "0"}), problem(503, "unavailable"), None]
     )
     assert ask(service.url, "evaluate", "focal", PREDICTION, TARGET, gamma=2.0).loss == 0.5
-    assert len(service.asked) == 4
-    assert len({asked.body for asked in service.asked}) == 1
-    assert len({asked.headers["X-Request-ID"] for asked in service.asked}) == 1
-    told = [int(asked.headers["X-Request-Timeout-Ms"]) for asked in service.asked]
-    assert told == sorted(told, reverse=True)
-    assert told[-1] < told[0]
+    assert len(service.requests) == 4
+    assert len({request.body for request in service.requests}) == 1
+    assert len({request.headers["X-Request-ID"] for request in service.requests}) == 1
+    timeouts_ms = [int(request.headers["X-Request-Timeout-Ms"]) for request in service.requests]
+    assert timeouts_ms == sorted(timeouts_ms, reverse=True)
+    assert timeouts_ms[-1] < timeouts_ms[0]
 
 
 def test_patience_ends(ask: Caller, service: FakeService) -> None:
-    service.default = lambda asked: problem(429, "queue-full", "full", {"Retry-After": "0"})
+    service.default = lambda request: problem(429, "queue-full", "full", {"Retry-After": "0"})
     with pytest.raises(QueueFull):
         ask(service.url, "evaluate", "mse", PREDICTION, PREDICTION, client={"retries": 1})
-    assert len(service.asked) == 2
+    assert len(service.requests) == 2
 
 
 def test_an_answer_that_breaks_off_is_asked_for_again(ask: Caller, service: FakeService) -> None:
@@ -507,7 +509,7 @@ def test_an_answer_that_breaks_off_is_asked_for_again(ask: Caller, service: Fake
     broken.missing = 10
     service.replies.append(broken)
     assert ask(service.url, "evaluate", "mse", PREDICTION, PREDICTION).loss == 0.5
-    assert len(service.asked) == 2
+    assert len(service.requests) == 2
 
 
 def test_nothing_listening_is_said_with_the_address(ask: Caller, service: FakeService) -> None:
@@ -521,13 +523,13 @@ def test_nothing_listening_is_said_with_the_address(ask: Caller, service: FakeSe
 
 def test_silence_ends_with_the_time_out(ask: Caller, service: FakeService, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("lossd_client.calls.GRACE_S", 0.0)
-    service.default = lambda asked: Reply(delay_s=0.5)
+    service.default = lambda request: Reply(delay_s=0.5)
     with pytest.raises(ConnectionFailed, match=r"did not answer within 0\.1 s"):
         ask(service.url, "evaluate", "mse", PREDICTION, PREDICTION, timeout_s=0.1)
     deadline = time.monotonic() + 10  # on a busy machine the service notes the request later than that
-    while not service.asked and time.monotonic() < deadline:
+    while not service.requests and time.monotonic() < deadline:
         time.sleep(0.01)
-    assert len(service.asked) == 1
+    assert len(service.requests) == 1
 
 
 def test_an_address_without_a_scheme_is_refused_at_once() -> None:
@@ -548,8 +550,8 @@ def test_the_catalogue_is_read(ask: Caller, service: FakeService) -> None:
     assert ask(service.url, "loss", "a/b?ü").name == "focal"
     service.replies.append(Reply(200, {"Content-Type": "application/json"}, b'{"status":"live","version":"0.1.0"}'))
     assert ask(service.url, "health").version == "0.1.0"
-    assert [asked.path for asked in service.asked] == ["/v1/losses", "/v1/losses/a%2Fb%3F%C3%BC", "/health/live"]
-    assert all("X-Request-Timeout-Ms" not in asked.headers for asked in service.asked)
+    assert [request.path for request in service.requests] == ["/v1/losses", "/v1/losses/a%2Fb%3F%C3%BC", "/health/live"]
+    assert all("X-Request-Timeout-Ms" not in request.headers for request in service.requests)
 
 
 @pytest.mark.parametrize("body", [b"hello", b"[]"])
@@ -570,18 +572,18 @@ def test_readiness_is_asked_once(ask: Caller, service: FakeService) -> None:
 def test_a_service_that_starts_is_waited_for(ask: Caller, service: FakeService) -> None:
     service.replies.extend([None, problem(503, "unavailable"), Reply(200, {}, b"{}")])
     assert ask(service.url, "wait_until_ready", 5.0) is None
-    assert len(service.asked) == 3
+    assert len(service.requests) == 3
 
 
 def test_waiting_ends(ask: Caller, service: FakeService) -> None:
-    service.default = lambda asked: problem(503, "unavailable", "waiting for a worker")
+    service.default = lambda request: problem(503, "unavailable", "waiting for a worker")
     with pytest.raises(Unavailable, match="waiting for a worker") as caught:
         ask(service.url, "wait_until_ready", 0.2)
     assert caught.value.__notes__ == [f"{service.url} was not ready within 0.2 s"]
 
 
 def test_waiting_for_something_else_ends_at_once(ask: Caller, service: FakeService) -> None:
-    service.default = lambda asked: Reply(404, {}, b"nothing here")
+    service.default = lambda request: Reply(404, {}, b"nothing here")
     with pytest.raises(NotFound, match="is it lossd"):
         ask(service.url, "wait_until_ready", 60.0)
 
@@ -597,12 +599,12 @@ def test_connections_are_kept(service: FakeService) -> None:
 
 
 def test_a_client_of_ones_own_is_used_and_not_closed(service: FakeService) -> None:
-    given = {"X-Proxy": "yes", "User-Agent": "mine", "Accept": "text/html"}
-    with httpx.Client(headers=given, cookies={"backend": "b1"}) as http:
+    client_headers = {"X-Proxy": "yes", "User-Agent": "mine", "Accept": "text/html"}
+    with httpx.Client(headers=client_headers, cookies={"backend": "b1"}) as http:
         with LossClient(service.url, http=http) as lossd:
             lossd.evaluate("mse", PREDICTION, PREDICTION)
         assert not http.is_closed
-    headers = service.asked[0].headers
+    headers = service.requests[0].headers
     assert headers["X-Proxy"] == "yes"
     assert headers["Cookie"] == "backend=b1"
     assert headers.get_all("Accept") == [safetensors.MEDIA_TYPE]
@@ -677,7 +679,7 @@ BEYOND = ["torch", "fastapi", "starlette", "pydantic", "uvicorn", "orjson", "los
 
 
 def test_the_client_needs_numpy_and_httpx_alone(service: FakeService) -> None:
-    service.default = lambda asked: evaluation(RESULT, gradient__prediction=np.ones((1, 2), np.float32))
+    service.default = lambda request: evaluation(RESULT, gradient__prediction=np.ones((1, 2), np.float32))
     then = f"""
 import numpy
 with lossd_client.LossClient({service.url!r}) as lossd:
@@ -685,7 +687,7 @@ with lossd_client.LossClient({service.url!r}) as lossd:
     assert result.gradient.tolist() == [[1.0, 1.0]] and result.metrics.f1.macro == 0.75, result
 """
     assert run(then, blocked=BEYOND, watched=BEYOND) == "[]"
-    assert service.asked[0].request == {"loss": {"name": "mse", "gamma": 2.0}}
+    assert service.requests[0].document == {"loss": {"name": "mse", "gamma": 2.0}}
 
 
 def test_the_client_imports_no_framework_that_is_there() -> None:

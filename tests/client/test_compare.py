@@ -67,16 +67,16 @@ def client(answering: Callable[[httpx.Request], Any]) -> LossClient:
 
 
 def test_two_runs_are_one_comparison() -> None:
-    asked: list[httpx.URL] = []
+    urls: list[httpx.URL] = []
 
     def answering(request: httpx.Request) -> Any:
-        asked.append(request.url)
+        urls.append(request.url)
         return answer("a", "b")
 
     found = client(answering).compare("a", "b", metrics=["f1", "bias"], slices=True, level=0.99, owner=[None, "bob"])
     assert isinstance(found, Comparison)
-    assert asked[0].path == "/v1/compare"
-    assert asked[0].params.multi_items() == [
+    assert urls[0].path == "/v1/compare"
+    assert urls[0].params.multi_items() == [
         ("run", "a"), ("run", "b"), ("owner", ""), ("owner", "bob"), ("metrics", "f1,bias"), ("level", "0.99"),
         ("slices", "true"),
     ]  # fmt: skip
@@ -104,10 +104,10 @@ def test_three_runs_are_two_comparisons() -> None:
 
 
 def test_the_async_client_asks_the_same() -> None:
-    asked: list[str] = []
+    queries: list[str] = []
 
     def respond(request: httpx.Request) -> httpx.Response:
-        asked.append(request.url.query.decode())
+        queries.append(request.url.query.decode())
         return httpx.Response(200, stream=Stream(answer("a", "b")))
 
     async def scenario() -> Comparison:
@@ -116,7 +116,7 @@ def test_the_async_client_asks_the_same() -> None:
             return await lossd.compare("a", "b", classes=True, unpaired=True)
 
     assert asyncio.run(scenario())["f1"].better == "higher"
-    assert asked == ["run=a&run=b&classes=true&unpaired=true"]
+    assert queries == ["run=a&run=b&classes=true&unpaired=true"]
 
 
 def test_an_answer_of_another_program_is_told() -> None:

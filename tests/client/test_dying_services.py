@@ -85,11 +85,11 @@ class Load:
 
     def ask(self, client: LossClient, shape: tuple[int, ...], seed: int) -> None:
         """Ask until the load is stopped."""
-        asked = question(shape, seed)
+        case = question(shape, seed)
         while not self.stopped:
             begin = time.monotonic()
             try:
-                if not asked.is_answered_by(client.evaluate("focal", asked.prediction, asked.target, gamma=GAMMA)):
+                if not case.is_answered_by(client.evaluate("focal", case.prediction, case.target, gamma=GAMMA)):
                     self.faults.append("a wrong answer")
             except Exception as error:
                 self.faults.append(f"{error!r} after {time.monotonic() - begin:.1f} s")
@@ -188,9 +188,9 @@ def test_the_async_client_sees_one_killed() -> None:
     right: Counter[tuple[tuple[int, ...], int]] = Counter()
 
     async def ask(client: AsyncLossClient, shape: tuple[int, ...], seed: int, until: asyncio.Event) -> None:
-        asked = question(shape, seed)
+        case = question(shape, seed)
         while not until.is_set():
-            assert asked.is_answered_by(await client.evaluate("focal", asked.prediction, asked.target, gamma=GAMMA))
+            assert case.is_answered_by(await client.evaluate("focal", case.prediction, case.target, gamma=GAMMA))
             right[shape, seed] += 1
             await asyncio.sleep(5 * PAUSE_S)
 

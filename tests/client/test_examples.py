@@ -188,11 +188,11 @@ def test_a_program_sends_what_the_reference_library_reads_and_believes_no_wrong_
     assert [each.returncode for each in done] == [1, 1, 1], [each.stderr for each in done]
     assert all("this is not the focal loss" in each.stderr for each in done[:2])
     assert "the target has too many rows" in done[2].stderr
-    assert len(service.asked) == 3
-    for asked in service.asked:
-        assert asked.request == {"loss": {"name": "focal", "gamma": 2.0}, "outputs": ["loss", "gradient"]}
-        assert asked.headers["Authorization"] == "Bearer secret"
-        sent = reference.load(asked.body)
+    assert len(service.requests) == 3
+    for request in service.requests:
+        assert request.document == {"loss": {"name": "focal", "gamma": 2.0}, "outputs": ["loss", "gradient"]}
+        assert request.headers["Authorization"] == "Bearer secret"
+        sent = reference.load(request.body)
         assert sent.keys() == {"prediction", "target"}
         np.testing.assert_array_equal(sent["prediction"], PREDICTION, strict=True)
         np.testing.assert_array_equal(sent["target"], TARGET, strict=True)

@@ -202,8 +202,8 @@ def test_repetitions_share_one_deadline(clock: Clock) -> None:
 
 
 def test_the_service_is_told_the_time_that_is_left() -> None:
-    asked = call()
-    request = Send(asked, asked.addresses.choose(0.0), 0.25).request()
+    post = call()
+    request = Send(post, post.addresses.choose(0.0), 0.25).request()
     assert request.headers == {"host": "lossd.test", "content-length": "4", "x-request-timeout-ms": "250"}
     assert request.extensions["timeout"] == httpx.Timeout(1.25, connect=0.25, pool=0.25).as_dict()
 

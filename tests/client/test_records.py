@@ -17,7 +17,7 @@ import httpx
 import numpy as np
 import pytest
 
-from client.fake import Asked, Caller, FakeService, evaluation
+from client.fake import Caller, FakeService, Request, evaluation
 from lossd_client import LossClient
 from lossd_client.errors import ConnectionFailed
 from serving import certificate
@@ -31,13 +31,13 @@ class Records:
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.records = ["127.0.0.1", "127.0.0.2"]
-        self.asked = 0
+        self.lookups = 0
         original = socket.getaddrinfo
 
         def getaddrinfo(host: Any, port: Any, *arguments: Any, **keywords: Any) -> Any:
             if host != NAME:
                 return original(host, port, *arguments, **keywords)
-            self.asked += 1
+            self.lookups += 1
             if not self.records:
                 raise socket.gaierror(socket.EAI_AGAIN, "try again")
             return [(socket.AF_INET, socket.SOCK_STREAM, 6, "", (record, port)) for record in self.records]
@@ -64,33 +64,33 @@ def test_all_records_are_used_under_the_name(ask: Caller, records: Records, two:
     url = f"http://{NAME}:{two[0].port}"
     assert ask(url, "score", [SMALL] * 8, "cross_entropy", in_flight=4).mean_loss == 0.0
     for each in two:
-        assert len(each.asked) >= 2
-        assert {asked.headers["Host"] for asked in each.asked} == {f"{NAME}:{two[0].port}"}
-    assert 1 <= records.asked <= 4
+        assert len(each.requests) >= 2
+        assert {request.headers["Host"] for request in each.requests} == {f"{NAME}:{two[0].port}"}
+    assert 1 <= records.lookups <= 4
 
 
 def test_records_are_found_again(records: Records, two: list[FakeService], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("lossd_client.addresses.RESOLVE_S", 0.0)
     records.records = ["127.0.0.1"]
     with LossClient(f"http://{NAME}:{two[0].port}") as lossd:
-        for wanted, more in (
+        for addresses, more in (
             (["127.0.0.1"], {0}),
             (["127.0.0.1", "127.0.0.2"], {0, 1}),
             ([], {0, 1}),
             (["127.0.0.2", "127.0.0.3"], {1}),
         ):
-            records.records = wanted
-            before = [len(each.asked) for each in two]
+            records.records = addresses
+            before = [len(each.requests) for each in two]
             for _ in range(4):
                 lossd.evaluate("cross_entropy", *SMALL)
-            assert {n for n, each in enumerate(two) if len(each.asked) > before[n]} == more, wanted
+            assert {n for n, each in enumerate(two) if len(each.requests) > before[n]} == more, addresses
 
 
 def test_a_record_that_refuses_is_left(ask: Caller, records: Records, two: list[FakeService]) -> None:
     records.records = ["127.0.0.3", "127.0.0.2"]
     url = f"http://{NAME}:{two[0].port}"
     assert ask(url, "score", [SMALL] * 6, "cross_entropy", in_flight=1).mean_loss == 0.0
-    assert len(two[1].asked) == 6
+    assert len(two[1].requests) == 6
     records.records = ["127.0.0.3", "127.0.0.4"]
     with pytest.raises(ConnectionFailed) as caught:
         ask(url, "health", client={"retries": 1})
@@ -127,7 +127,7 @@ def test_the_certificate_is_the_name_s(
         url = f"https://{NAME}:{services[0].port}"
         assert ask(url, "score", [SMALL] * 4, "cross_entropy").mean_loss == 0.0
         for service in services:
-            assert {asked.headers["Host"] for asked in service.asked} == {f"{NAME}:{service.port}"}
+            assert {request.headers["Host"] for request in service.requests} == {f"{NAME}:{service.port}"}
         assert set(named) == {NAME}
 
 
@@ -146,7 +146,7 @@ def test_a_client_of_ones_own_has_certificates_of_its_own(records: Records, tmp_
             lossd = LossClient(f"https://{NAME}:{services[0].port}", http=http)
             for _ in range(4):
                 assert lossd.evaluate("cross_entropy", *SMALL).loss == 0.5
-        assert [len(service.asked) for service in services] == [2, 2]
+        assert [len(service.requests) for service in services] == [2, 2]
         assert set(named) == {NAME}
 
 
@@ -166,7 +166,7 @@ def test_a_transport_of_ones_own_resolves_names_itself(records: Records) -> None
             assert lossd.evaluate("cross_entropy", *SMALL).loss == 0.5
     assert hosts.keys() == {"a.test", NAME}
     assert hosts[NAME] == 5
-    assert records.asked == 0
+    assert records.lookups == 0
 
 
 @pytest.mark.parametrize("variable", ["HTTP_PROXY", "ALL_PROXY"])
@@ -175,13 +175,13 @@ def test_a_proxy_resolves_names_itself(
 ) -> None:
     monkeypatch.setenv(variable, service.url)
     ask(f"http://{NAME}", "evaluate", "cross_entropy", *SMALL)
-    assert [asked.path for asked in service.asked] == [f"http://{NAME}/v1/evaluate"]
-    assert records.asked == 0
+    assert [request.path for request in service.requests] == [f"http://{NAME}/v1/evaluate"]
+    assert records.lookups == 0
 
 
 def test_threads_share_the_addresses(two: list[FakeService]) -> None:
-    def each(asked: Asked) -> Any:
-        return evaluation({"loss": float(asked.tensors["prediction"].numpy()[0, 0])})
+    def each(request: Request) -> Any:
+        return evaluation({"loss": float(request.tensors["prediction"].numpy()[0, 0])})
 
     for service in two:
         service.default = each
@@ -200,8 +200,8 @@ def test_threads_share_the_addresses(two: list[FakeService]) -> None:
         for thread in threads:
             thread.join()
         assert wrong == []
-        assert sum(len(service.asked) for service in two) == 160
-        assert min(len(service.asked) for service in two) > 40
+        assert sum(len(service.requests) for service in two) == 160
+        assert min(len(service.requests) for service in two) > 40
         assert all(address.in_flight == 0 for address in lossd._service.addresses._all)
 
 

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 import torch
 
-from client.fake import Asked, FakeService, Reply, problem
+from client.fake import FakeService, Reply, Request, problem
 from client.fake_runs import FakeRuns, reply
 from lossd_client import AsyncLossClient, AsyncRemoteRun, LossClient, RemoteRun, RunScore
 from lossd_client.errors import (
@@ -96,7 +96,7 @@ def test_a_definition_is_sent_at_once(fake: FakeRuns, service: FakeService) -> N
 
 
 @pytest.mark.parametrize(
-    ("given", "sent"),
+    ("arguments", "sent"),
     [
         ({"loss": "focal", "gamma": 3.0}, {"loss": {"name": "focal", "gamma": 3.0}}),
         ({"loss": {"name": "mse"}, "metrics": []}, {"loss": {"name": "mse"}, "metrics": {"names": []}}),
@@ -108,9 +108,9 @@ def test_a_definition_is_sent_at_once(fake: FakeRuns, service: FakeService) -> N
         ({"loss": "focal", "class_weight": np.ones(2)}, {"loss": {"name": "focal", "class_weight": [1.0, 1.0]}}),
     ],
 )
-def test_definitions(given: dict[str, Any], sent: dict[str, Any], fake: FakeRuns, service: FakeService) -> None:
+def test_definitions(arguments: dict[str, Any], sent: dict[str, Any], fake: FakeRuns, service: FakeService) -> None:
     with LossClient(service.url) as lossd:
-        lossd.run("r", identity="batch", **given)
+        lossd.run("r", identity="batch", **arguments)
     assert fake.runs["r"]["definition"] == {**sent, "identity": "batch"}
 
 
@@ -123,7 +123,7 @@ def test_a_name_alone_opens_a_run(on_run: Runs, fake: FakeRuns) -> None:
 
 
 @pytest.mark.parametrize(
-    ("given", "match"),
+    ("arguments", "match"),
     [
         ({"rows": 5}, "name either a loss, or a task"),
         ({"task": "binary", "gamma": 2}, "gamma: without a loss"),
@@ -132,11 +132,11 @@ def test_a_name_alone_opens_a_run(on_run: Runs, fake: FakeRuns) -> None:
     ],
 )
 def test_contradictions_are_told_before_anything_is_sent(
-    given: dict[str, Any], match: str, fake: FakeRuns, service: FakeService
+    arguments: dict[str, Any], match: str, fake: FakeRuns, service: FakeService
 ) -> None:
     with LossClient(service.url) as lossd, pytest.raises(TypeError, match=match):
-        lossd.run("r", **given)
-    assert service.asked == []
+        lossd.run("r", **arguments)
+    assert service.requests == []
 
 
 @pytest.mark.parametrize("wrong", ["", "a/b", "..", ".", "é", "x" * 201, "a b", "a?b"])
@@ -162,24 +162,24 @@ def test_another_definition_is_an_error(on_run: Runs, fake: FakeRuns) -> None:
 
 def test_a_batch_is_sent_as_it_is_given(on_run: Runs, fake: FakeRuns, service: FakeService) -> None:
     answer = on_run("add", [0.5, 1.5], [1, 0], first=40, inputs={"sample_weight": [1.0, 2.0]})
-    asked = service.asked[-1]
-    assert (asked.method, asked.path) == ("PUT", "/v1/runs/r/batches/row-40")
-    assert asked.request == {"first": 40}
-    assert {n: t.numpy().tolist() for n, t in asked.tensors.items()} == {
+    request = service.requests[-1]
+    assert (request.method, request.path) == ("PUT", "/v1/runs/r/batches/row-40")
+    assert request.document == {"first": 40}
+    assert {n: t.numpy().tolist() for n, t in request.tensors.items()} == {
         "prediction": [0.5, 1.5], "target": [1, 0], "sample_weight": [1.0, 2.0],
     }  # fmt: skip
     assert (answer.batch, answer.counted.rows, answer.run) == ("row-40", 2, {"rows": 2, "batches": 1})
-    assert int(asked.headers["X-Request-Timeout-Ms"]) <= 60_000
+    assert int(request.headers["X-Request-Timeout-Ms"]) <= 60_000
 
 
 def test_ids_name_their_batch(on_run: Runs, fake: FakeRuns, service: FakeService) -> None:
     for ids in ([5, 9], np.array([5, 9], np.int32), torch.tensor([5, 9])):
         on_run("add", [0.5, 1.5], [1, 0], sample_id=ids, run={"identity": "id"}, name=None)
     on_run("add", [0.5, 1.5], [1, 0], sample_id=[9, 5], run={"identity": "id"})
-    names = [asked.path.rpartition("/")[2] for asked in service.asked if asked.path.count("/") == 5]
+    names = [request.path.rpartition("/")[2] for request in service.requests if request.path.count("/") == 5]
     assert len(set(names[:3])) == 1
     assert len(set(names)) == 2
-    assert service.asked[-1].tensors["sample_id"].numpy().tolist() == [9, 5]
+    assert service.requests[-1].tensors["sample_id"].numpy().tolist() == [9, 5]
 
 
 @pytest.mark.parametrize(("identity", "needed"), [("position", "first"), ("id", "sample_id"), ("batch", "name")])
@@ -198,11 +198,11 @@ def test_a_batch_is_sent_again_after_a_lost_connection(
     service.replies.extend([])
     counted = fake.answer
 
-    def lossy(asked: Asked) -> Reply:
-        if asked.path.endswith("row-0") and replies_left:
-            counted(asked)  # it was counted, and the answer was lost
+    def lossy(request: Request) -> Reply:
+        if request.path.endswith("row-0") and replies_left:
+            counted(request)  # it was counted, and the answer was lost
             return replies_left.pop() or Reply(200, announce=True, missing=10)
-        return counted(asked)
+        return counted(request)
 
     replies_left = list(replies)
     service.default = lossy
@@ -212,9 +212,9 @@ def test_a_batch_is_sent_again_after_a_lost_connection(
 
 
 def test_a_deletion_whose_answer_was_lost_has_succeeded(on_run: Runs, fake: FakeRuns, service: FakeService) -> None:
-    def lossy(asked: Asked) -> Reply:
-        answer = fake.answer(asked)
-        return Reply(204, announce=True, missing=10) if asked.method == "DELETE" and answer.status == 204 else answer
+    def lossy(request: Request) -> Reply:
+        answer = fake.answer(request)
+        return Reply(204, announce=True, missing=10) if request.method == "DELETE" and answer.status == 204 else answer
 
     service.default = lossy
     on_run("delete")
@@ -250,18 +250,18 @@ def test_what_is_counted_is_not_sent_again(identity: str, on_run: Runs, fake: Fa
 
     run = {"identity": identity}
     stop = iter(range(6))
-    fake.refuse = lambda name, asked: None if next(stop, None) is not None else problem(422, "shape-mismatch")
+    fake.refuse = lambda name, request: None if next(stop, None) is not None else problem(422, "shape-mismatch")
     with pytest.raises(ShapeMismatch):
         on_run("score", batches(), run=run, in_flight=1)
     assert len(fake.counted["r"]) == 6
-    fake.refuse = lambda name, asked: None
+    fake.refuse = lambda name, request: None
     fake.sent.clear()
-    service.asked.clear()
+    service.requests.clear()
     done = on_run("score", batches(), run=run)
     assert (done.sent, done.counted_before, done.rows) == (4, 6, sum(ROWS))
     assert len(fake.sent) == 4
     assert len(fake.counted["r"]) == len(ROWS)
-    lists = [asked for asked in service.asked if asked.path.startswith("/v1/runs/r/batches?")]
+    lists = [request for request in service.requests if request.path.startswith("/v1/runs/r/batches?")]
     assert len(lists) == 2, "6 batches are two pages of three"
 
 
@@ -292,7 +292,7 @@ def test_a_loader_of_other_batches_is_refused(rows: list[int], on_run: Runs, fak
 def test_other_data_under_a_name_are_refused(on_run: Runs, fake: FakeRuns) -> None:
     on_run("add", *batch(3), name=name(3), first=11)
     fake.counted["r"].clear()  # as if another process had counted it after this one asked
-    fake.refuse = lambda n, asked: problem(409, "batch-conflict", "other data") if n == name(3) else None
+    fake.refuse = lambda n, request: problem(409, "batch-conflict", "other data") if n == name(3) else None
     with pytest.raises(BatchConflict, match=r"batch 00000003 \(index 3\): other data"):
         on_run("score", loader())
 
@@ -306,13 +306,13 @@ def test_a_refused_batch_stops_the_scoring(on_run: Runs, fake: FakeRuns, service
             drawn.append(index)
             yield np.full(2, float(index)), np.ones(2, np.int64)
 
-    def refused(n: str, asked: Asked) -> Reply | None:
+    def refused(n: str, request: Request) -> Reply | None:
         return problem(422, "shape-mismatch", "wrong") if n == name(5) else None
 
-    def late(asked: Asked) -> Reply:
-        if asked.path > f"/v1/runs/r/batches/{name(5)}":
+    def late(request: Request) -> Reply:
+        if request.path > f"/v1/runs/r/batches/{name(5)}":
             time.sleep(0.3)
-        return fake.answer(asked)
+        return fake.answer(request)
 
     fake.refuse, service.default = refused, late
     with pytest.raises(ShapeMismatch, match=r"^batch 00000005 \(index 5\): wrong") as caught:
@@ -337,12 +337,12 @@ def test_no_more_than_so_many_are_held(in_flight: int, on_run: Runs, fake: FakeR
                 most_held = max(most_held, drawn - answered)
             yield batch(index)
 
-    def slow(asked: Asked) -> Reply:
+    def slow(request: Request) -> Reply:
         nonlocal answered
         time.sleep(0.02)
-        answer = fake.answer(asked)
+        answer = fake.answer(request)
         with lock:
-            answered += asked.path.count("/") == 5
+            answered += request.path.count("/") == 5
         return answer
 
     service.default = slow
@@ -351,7 +351,7 @@ def test_no_more_than_so_many_are_held(in_flight: int, on_run: Runs, fake: FakeR
 
 
 @pytest.mark.parametrize(
-    ("given", "match"),
+    ("inputs", "match"),
     [
         ((np.ones(2), np.ones(2), np.ones(2)), "batch 0 of the loader: 3 inputs without names"),
         ({}, "batch 0 of the loader: there are no inputs"),
@@ -359,9 +359,9 @@ def test_no_more_than_so_many_are_held(in_flight: int, on_run: Runs, fake: FakeR
         ({"prediction": np.ones(2), "sample_id": [1, 2]}, "sample_id belongs to runs of identity id"),
     ],
 )
-def test_batches_without_rows_are_refused(given: Any, match: str, on_run: Runs, fake: FakeRuns) -> None:
+def test_batches_without_rows_are_refused(inputs: Any, match: str, on_run: Runs, fake: FakeRuns) -> None:
     with pytest.raises(TypeError, match=match):
-        on_run("score", [given])
+        on_run("score", [inputs])
 
 
 def test_ids_are_needed_where_they_identify(on_run: Runs, fake: FakeRuns) -> None:
@@ -374,12 +374,12 @@ def test_ids_are_needed_where_they_identify(on_run: Runs, fake: FakeRuns) -> Non
 
 def test_the_target_tells_the_rows(on_run: Runs, fake: FakeRuns) -> None:
     """The first axis of a prediction may count time steps."""
-    given = {"prediction": np.zeros((7, 2, 3)), "target": np.ones((2, 1), np.int64)}
+    inputs = {"prediction": np.zeros((7, 2, 3)), "target": np.ones((2, 1), np.int64)}
     fake.counted.setdefault("r", {})
     with pytest.raises(
         InvalidRequest, match=r"batch 00000000 \(index 0\) has 7 rows for the service and 2 by its first"
     ):
-        on_run("score", [given])
+        on_run("score", [inputs])
 
 
 def test_torch_loaders_are_scored(on_run: Runs, fake: FakeRuns) -> None:
@@ -436,7 +436,7 @@ def test_an_incomplete_run_is_not_sealed(on_run: Runs, fake: FakeRuns) -> None:
 
 def test_metrics_of_a_result_are_chosen(on_run: Runs, fake: FakeRuns, service: FakeService) -> None:
     on_run("result", ["f1", "accuracy"])
-    assert service.asked[-1].path == "/v1/runs/r?metrics=f1%2Caccuracy"
+    assert service.requests[-1].path == "/v1/runs/r?metrics=f1%2Caccuracy"
 
 
 def test_flat_names_suit_mlflow() -> None:
@@ -456,12 +456,12 @@ def test_lists_are_read_to_their_end(fake: FakeRuns, service: FakeService) -> No
         assert [run.run for run in lossd.runs()] == [f"r{index}" for index in range(8)]
         assert [run.run for run in lossd.runs(limit=4)] == [f"r{index}" for index in range(4)]
         lossd.runs(dataset="a@1", sort="-f1.macro", status="sealed", tag="commit:1", task="binary")
-    assert "dataset=a%401&task=binary&status=sealed&tag=commit%3A1&sort=-f1.macro" in service.asked[-1].path
+    assert "dataset=a%401&task=binary&status=sealed&tag=commit%3A1&sort=-f1.macro" in service.requests[-1].path
 
 
 def test_no_run_is_busy_for_ever(on_run: Runs, fake: FakeRuns, service: FakeService) -> None:
     on_run("batches")
-    fake.refuse = lambda n, asked: problem(503, "unavailable", headers={"Retry-After": "0"})
+    fake.refuse = lambda n, request: problem(503, "unavailable", headers={"Retry-After": "0"})
     with pytest.raises(Unavailable, match=r"batch 00000000 \(index 0\)"):
         on_run("score", loader(), timeout_s=0.3, in_flight=1)
 
@@ -472,18 +472,18 @@ def test_no_run_is_busy_for_ever(on_run: Runs, fake: FakeRuns, service: FakeServ
 def test_an_answer_of_another_program_is_told(
     document: dict[str, Any], on_run: Runs, fake: FakeRuns, service: FakeService
 ) -> None:
-    service.default = lambda asked: reply(document)
+    service.default = lambda request: reply(document)
     with pytest.raises(UnreadableAnswer, match="is it lossd"):
         on_run("result")
 
 
 def test_lists_of_another_program_end(on_run: Runs, fake: FakeRuns, service: FakeService) -> None:
-    def endless(asked: Asked) -> Reply:
-        return reply({"batches": [], "next": "again"}) if "/batches?" in asked.path else fake.answer(asked)
+    def endless(request: Request) -> Reply:
+        return reply({"batches": [], "next": "again"}) if "/batches?" in request.path else fake.answer(request)
 
     service.default = endless
     assert on_run("batches") == []
-    service.default = lambda asked: reply({"next": None}) if "/batches?" in asked.path else fake.answer(asked)
+    service.default = lambda request: reply({"next": None}) if "/batches?" in request.path else fake.answer(request)
     with pytest.raises(UnreadableAnswer, match="the answer has no batches"):
         on_run("batches")
 
@@ -505,11 +505,11 @@ def test_cancelled_scoring_ends(fake: FakeRuns, service: FakeService) -> None:
     """Cancellation does not wait for what is in flight."""
     entered = threading.Event()
 
-    def hangs(asked: Asked) -> Reply:
-        if asked.path.count("/") == 5:
+    def hangs(request: Request) -> Reply:
+        if request.path.count("/") == 5:
             entered.set()
             time.sleep(5)
-        return fake.answer(asked)
+        return fake.answer(request)
 
     service.default = hangs
 

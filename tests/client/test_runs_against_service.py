@@ -101,17 +101,17 @@ def test_a_script_that_is_killed_goes_on(service: Running, client: LossClient, n
         "    print(done.sent, done.counted_before, done.rows, flush=True)\n"
     )
     before = 0
-    for wanted in (TOTAL // 4, TOTAL // 2):
+    for minimum in (TOTAL // 4, TOTAL // 2):
         with _script(script, service.url, name) as process:
-            _wait_for_batches(client, name, wanted)
+            _wait_for_batches(client, name, minimum)
             process.kill()
         counted = len(client.run(name).batches())
         assert before < counted < TOTAL
         before = counted
     with _script(script, service.url, name) as process:
-        said, _ = process.communicate(timeout=120)
+        output, _ = process.communicate(timeout=120)
         assert process.returncode == 0
-    sent, counted_before, rows = map(int, said.split()[1:])
+    sent, counted_before, rows = map(int, output.split()[1:])
     assert (sent + counted_before, rows) == (TOTAL, ROWS)
     assert counted_before >= before, "what was in flight may be counted after the script's death"
     batches = client.run(name).batches()
@@ -125,11 +125,11 @@ def _script(script: Path, url: str, name: str) -> subprocess.Popen[str]:
     return worker_process.subprocess.Popen(command, stdout=subprocess.PIPE, text=True)  # forked: see warm.py
 
 
-def _wait_for_batches(client: LossClient, name: str, wanted: int) -> None:
+def _wait_for_batches(client: LossClient, name: str, minimum: int) -> None:
     deadline = time.monotonic() + 60
     while time.monotonic() < deadline:
         try:
-            if client.run(name).document.counted.batches >= wanted:
+            if client.run(name).document.counted.batches >= minimum:
                 return
         except UnknownRun:
             pass
@@ -188,8 +188,8 @@ def test_ranks_share_a_run(service: Running, client: LossClient, name: str) -> N
     run = client.run(name, rows=ROWS, identity="id", **DEFINITION)
     assert run.score(rank(1)[:4]).sent == 4
     for number in range(3):
-        with LossClient(service.url) as own:
-            done = own.run(name).score(rank(number))
+        with LossClient(service.url) as rank_client:
+            done = rank_client.run(name).score(rank(number))
             assert (done.sent, done.counted_before) == ((6, 4) if number == 1 else (10, 0))
     with pytest.raises(DuplicateRows) as caught:
         run.add(prediction[:1], target[:1], sample_id=[0])
@@ -224,7 +224,9 @@ def test_rows_of_other_batches_are_dropped_and_the_others_counted(
         run.add(**twice)
     sent: list[str] = []
     put = type(client._service).put_batch
-    monkeypatch.setattr(type(client._service), "put_batch", lambda *given: (sent.append(given[2]), put(*given))[1])
+    monkeypatch.setattr(
+        type(client._service), "put_batch", lambda *arguments: (sent.append(arguments[2]), put(*arguments))[1]
+    )
     again = run.add(**twice, on_duplicate="drop")
     assert (again.counted.rows, again.dropped, len(sent)) == (0, 360, 1), "one refusal names all rows"
     rest = run.add(**last, on_duplicate="drop")
@@ -418,14 +420,14 @@ def test_runs_are_compared(client: LossClient, name: str) -> None:
     assert found.sentence == str(found)
     assert client.compare(f"{name}-good", f"{name}-bad", classes=True)["f1.per_class.1"].verdict in ("a", "undecided")
 
-    async def asked() -> tuple[float | None, dict[str, int]]:
+    async def async_answers() -> tuple[float | None, dict[str, int]]:
         async with AsyncLossClient(client._service.url) as other:
             again = await other.compare(f"{name}-bad", f"{name}-good")
             run = await other.run(f"{name}-good")
             result = await run.result("f1", level=0.8, slices=False)
             return again["accuracy"].p, result.counted
 
-    p, counted = asyncio.run(asked())
+    p, counted = asyncio.run(async_answers())
     assert p == found["accuracy"].p
     assert counted["rows"] == ROWS
     other = client.run(f"{name}-other", task="multiclass", metrics=["accuracy", "f1"])

@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from client.fake import Asked, Caller, FakeService, Reply, evaluation, problem
+from client.fake import Caller, FakeService, Reply, Request, evaluation, problem
 from lossd_client import LossClient, Score, progress
 from lossd_client.errors import ShapeMismatch
 from lossd_client.messages import Evaluation, Reduction
@@ -25,16 +25,16 @@ def batch(index: int) -> tuple[np.ndarray, np.ndarray]:
     return np.full(index + 1, float(index)), np.zeros(index + 1)
 
 
-def index_of(asked: Asked) -> int:
-    return int(asked.tensors["prediction"].numpy()[0])
+def index_of(request: Request) -> int:
+    return int(request.tensors["prediction"].numpy()[0])
 
 
-def mse(asked: Asked) -> Reply:
+def mse(request: Request) -> Reply:
     """The right answer to a batch of :func:`batch`."""
-    value = index_of(asked) ** 2
-    count = asked.tensors["prediction"].shape[0]
+    value = index_of(request) ** 2
+    count = request.tensors["prediction"].shape[0]
     reduction = {"numerator": float(value * count), "denominator": float(count)}
-    return evaluation({"loss": float(value), "reduction": reduction, "metrics": {"index": index_of(asked)}})
+    return evaluation({"loss": float(value), "reduction": reduction, "metrics": {"index": index_of(request)}})
 
 
 def test_batches_come_back_in_order_with_their_exact_mean(ask: Caller, service: FakeService) -> None:
@@ -47,17 +47,17 @@ def test_batches_come_back_in_order_with_their_exact_mean(ask: Caller, service: 
     assert result.reduction == Reduction((errors**2).sum(), float(errors.size))
     assert repr(result) == f"Score(mean_loss={result.mean_loss!r}, batches=20)"
     assert all(
-        a.request == {"loss": {"name": "mse", "delta": 2.0}, "outputs": ["loss", "metrics"]} for a in service.asked
+        a.document == {"loss": {"name": "mse", "delta": 2.0}, "outputs": ["loss", "metrics"]} for a in service.requests
     )
-    assert len({asked.headers["X-Request-ID"] for asked in service.asked}) == 20
-    assert all(int(asked.headers["X-Request-Timeout-Ms"]) <= 7000 for asked in service.asked)
+    assert len({request.headers["X-Request-ID"] for request in service.requests}) == 20
+    assert all(int(request.headers["X-Request-Timeout-Ms"]) <= 7000 for request in service.requests)
 
 
 def test_batches_may_name_their_inputs_and_ask_for_metrics_alone(ask: Caller, service: FakeService) -> None:
-    service.default = lambda asked: evaluation({"metrics": {"f1": 1.0}})
+    service.default = lambda request: evaluation({"metrics": {"f1": 1.0}})
     result = ask(service.url, "score", iter([{"anchor": np.ones(1), "label": [1, 2]}]), task="binary")
-    assert service.asked[0].request == {"task": "binary", "outputs": ["metrics"]}
-    assert set(service.asked[0].tensors) == {"anchor", "label"}
+    assert service.requests[0].document == {"task": "binary", "outputs": ["metrics"]}
+    assert set(service.requests[0].tensors) == {"anchor", "label"}
     assert result.evaluations[0].metrics.f1 == 1.0
     assert result.mean_loss == 0.0
 
@@ -78,7 +78,7 @@ def test_so_many_are_in_flight_and_no_more(in_flight: int, ask: Caller, service:
             most_held = max(most_held, drawn - answered)
             yield batch(index)
 
-    def slow(asked: Asked) -> Reply:
+    def slow(request: Request) -> Reply:
         nonlocal answered, at_once, most_at_once
         with lock:
             at_once += 1
@@ -87,7 +87,7 @@ def test_so_many_are_in_flight_and_no_more(in_flight: int, ask: Caller, service:
         with lock:
             at_once -= 1
             answered += 1
-        return mse(asked)
+        return mse(request)
 
     service.default = slow
     result = ask(service.url, "score", batches(), "mse", in_flight=in_flight)
@@ -99,12 +99,12 @@ def test_so_many_are_in_flight_and_no_more(in_flight: int, ask: Caller, service:
 def test_a_slow_batch_does_not_hold_up_the_others(ask: Caller, service: FakeService) -> None:
     last_answered = threading.Event()
 
-    def first_is_last(asked: Asked) -> Reply:
-        if index_of(asked) == 0:
+    def first_is_last(request: Request) -> Reply:
+        if index_of(request) == 0:
             assert last_answered.wait(10)
-        elif index_of(asked) == 7:
+        elif index_of(request) == 7:
             last_answered.set()
-        return mse(asked)
+        return mse(request)
 
     service.default = first_is_last
     result = ask(service.url, "score", [batch(i) for i in range(8)], "mse", in_flight=2)
@@ -112,7 +112,9 @@ def test_a_slow_batch_does_not_hold_up_the_others(ask: Caller, service: FakeServ
 
 
 def test_a_failure_ends_it(ask: Caller, service: FakeService) -> None:
-    service.default = lambda asked: problem(422, "shape-mismatch", "third") if index_of(asked) == 2 else mse(asked)
+    service.default = lambda request: (
+        problem(422, "shape-mismatch", "third") if index_of(request) == 2 else mse(request)
+    )
     drawn = []
 
     def batches() -> Iterator[Any]:

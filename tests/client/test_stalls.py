@@ -16,7 +16,7 @@ import httpx
 import numpy as np
 import pytest
 
-from client.fake import Asked, Caller, FakeService, Reply, evaluation
+from client.fake import Caller, FakeService, Reply, Request, evaluation
 from lossd_client.calls import Stalled
 from lossd_client.connections import PREFACE, Interruptible, Patience, wait_below
 from lossd_client.errors import ConnectionFailed, LossdError
@@ -71,7 +71,7 @@ def test_an_attempt_that_stalls_is_sent_to_another_address(
     answer = ask(f"{hole.url},{service.url}", "evaluate", "cross_entropy", *inputs, client={"stall_s": 0.3})
     assert answer.loss == 0.5
     assert len(hole.connections) >= 1
-    assert len(service.asked) == 1
+    assert len(service.requests) == 1
     assert time.monotonic() - begun < 15
 
 
@@ -84,13 +84,13 @@ def test_the_only_address_stalls_within_the_deadline(hole: Hole, ask: Caller, mo
 
 
 def test_a_slow_service_that_lives_is_waited_for(ask: Caller, service: FakeService) -> None:
-    def slow(asked: Asked) -> Reply:
-        return Reply(body=b"{}") if asked.path == "/health/live" else evaluation()
+    def slow(request: Request) -> Reply:
+        return Reply(body=b"{}") if request.path == "/health/live" else evaluation()
 
     service.default = slow
     service.replies.append(Reply(200, evaluation().headers, evaluation().body, delay_s=1.2))
     assert ask(service.url, "evaluate", "cross_entropy", *SMALL, client={"stall_s": 0.3}).loss == 0.5
-    paths = [asked.path for asked in service.asked]
+    paths = [request.path for request in service.requests]
     assert paths.count("/v1/evaluate") == 1, "it was not dropped"
     assert paths.count("/health/live") >= 2
 
@@ -131,10 +131,10 @@ def test_a_service_that_reads_slowly_and_lives_is_waited_for(
         assert ask(service.url, "evaluate", "cross_entropy", LARGE, CLASSES, client={"stall_s": 0.3}).loss == 0.5
     finally:
         service.stop()
-    bodies = [asked for asked in service.asked if asked.path == "/v1/evaluate"]
+    bodies = [request for request in service.requests if request.path == "/v1/evaluate"]
     assert len(bodies) == 1
     assert bodies[0].tensors["prediction"].shape == LARGE.shape
-    assert len(service.asked) > 1
+    assert len(service.requests) > 1
 
 
 @pytest.mark.timed
@@ -165,7 +165,7 @@ def test_bytes_that_trickle_are_no_stall(ask: Caller, monkeypatch: pytest.Monkey
 @pytest.mark.timed
 def test_the_time_out_holds_while_a_service_lives(ask: Caller, service: FakeService) -> None:
     service.replies.append(Reply(delay_s=3.0))
-    service.default = lambda asked: Reply(body=b"{}")
+    service.default = lambda request: Reply(body=b"{}")
     begun = time.monotonic()
     with pytest.raises(ConnectionFailed, match=r"did not answer within 0\.5 s"):
         ask(service.url, "evaluate", "cross_entropy", *SMALL, client={"stall_s": 0.2, "timeout_s": 0.5})
@@ -174,10 +174,10 @@ def test_the_time_out_holds_while_a_service_lives(ask: Caller, service: FakeServ
 
 @pytest.mark.parametrize("stall_s", [15.0, 100.0], ids=["stalls", "never stalls"])
 @pytest.mark.parametrize(
-    "said", [b"HTTP/1.1 502 Bad Gateway\r\nContent-Length: 5\r\n\r\nsorry", b""], ids=["answers", "ends"]
+    "reply", [b"HTTP/1.1 502 Bad Gateway\r\nContent-Length: 5\r\n\r\nsorry", b""], ids=["answers", "ends"]
 )
 def test_a_proxy_that_gives_up_while_the_body_is_sent_is_heard(
-    said: bytes, tls: ssl.SSLContext | None, stall_s: float, ask: Caller, monkeypatch: pytest.MonkeyPatch
+    reply: bytes, tls: ssl.SSLContext | None, stall_s: float, ask: Caller, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It reads no more, and keeps the connection open, as HAProxy does whose replica has vanished."""
     monkeypatch.setattr("lossd_client.connections.LOOK_S", 0.2)
@@ -188,7 +188,7 @@ def test_a_proxy_that_gives_up_while_the_body_is_sent_is_heard(
             taken = listener.accept()[0]
             with tls.wrap_socket(taken, server_side=True) if tls else taken as connection:
                 connection.recv(1 << 16)
-                connection.sendall(said)
+                connection.sendall(reply)
                 connection.shutdown(socket.SHUT_WR)
                 given_up.wait(60)
 
@@ -203,7 +203,7 @@ def test_a_proxy_that_gives_up_while_the_body_is_sent_is_heard(
             given_up.set()
             thread.join()
     assert not isinstance(raised.value.__cause__, Stalled)
-    assert ("answers with status 502" if said else "Server disconnected") in str(raised.value)
+    assert ("answers with status 502" if reply else "Server disconnected") in str(raised.value)
 
 
 def test_what_comes_over_http2_ends_no_write(ask: Caller, monkeypatch: pytest.MonkeyPatch) -> None:

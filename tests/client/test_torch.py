@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch.nn import functional
 
-from client.fake import Asked, FakeService, evaluation
+from client.fake import FakeService, Request, evaluation
 from client.remote import remote_loss
 from lossd_client import LossClient
 from lossd_client.errors import InvalidRequest, UnknownLoss
@@ -119,12 +119,12 @@ def test_a_model_learns(lossd: LossClient) -> None:
 
 
 def test_no_gradient_is_asked_for_where_none_is_needed(service: FakeService) -> None:
-    asked: list[list[str]] = []
+    outputs: list[list[str]] = []
 
-    def answer(request: Asked) -> object:
-        asked.append(request.request["outputs"])
+    def answer(request: Request) -> object:
+        outputs.append(request.document["outputs"])
         tensors = {
-            name.replace(".", "__"): torch.zeros(2).numpy() for name in asked[-1] if name.startswith("gradient.")
+            name.replace(".", "__"): torch.zeros(2).numpy() for name in outputs[-1] if name.startswith("gradient.")
         }
         return evaluation({"loss": 0.5, "metrics": {"accuracy": 1.0}}, **tensors)
 
@@ -140,10 +140,10 @@ def test_no_gradient_is_asked_for_where_none_is_needed(service: FakeService) -> 
         measured(plain, plain)
         unreduced = remote_loss({"name": "mse", "reduction": "none"}, client=client)
         unreduced(leaf, plain)
-    assert asked == [["loss", "gradient.prediction"], ["loss"], ["loss"], ["loss", "metrics"], ["loss"]]
+    assert outputs == [["loss", "gradient.prediction"], ["loss"], ["loss"], ["loss", "metrics"], ["loss"]]
     assert measured.evaluation is not None
     assert measured.evaluation.metrics.accuracy == 1.0
-    assert service.asked[3].request["metrics"] == {"names": ["accuracy"]}
+    assert service.requests[3].document["metrics"] == {"names": ["accuracy"]}
 
 
 def test_the_answer_is_kept_without_its_tensors(lossd: LossClient) -> None:

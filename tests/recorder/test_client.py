@@ -105,8 +105,8 @@ def test_many_callers_share_one_connection_and_get_their_own_answers() -> None:
 
     async def run() -> None:
         async with answering(reverse) as (recorder, other):
-            asked = (recorder.ask("x", soon(), b"%d" % number, value=number) for number in range(200))
-            assert await asyncio.gather(*asked) == [(number, b"%d" % number) for number in range(200)]
+            questions = (recorder.ask("x", soon(), b"%d" % number, value=number) for number in range(200))
+            assert await asyncio.gather(*questions) == [(number, b"%d" % number) for number in range(200)]
             assert other.connections == 1
             assert not recorder._questions
 
@@ -253,8 +253,10 @@ def test_batches_asked_in_one_turn_are_sent_together_and_each_gets_its_own_outco
     async def run() -> None:
         async with answering(count_odd) as (recorder, other):
             named = [{**BATCH, "name": str(number)} for number in range(len(sizes))]
-            asked = [recorder.ask("count", soon(), bytes(size), **of) for size, of in zip(sizes, named, strict=True)]
-            outcomes = await asyncio.gather(*asked, return_exceptions=True)
+            questions = [
+                recorder.ask("count", soon(), bytes(size), **batch) for size, batch in zip(sizes, named, strict=True)
+            ]
+            outcomes = await asyncio.gather(*questions, return_exceptions=True)
             assert outcomes[1::2] == [({"batch": str(number)}, b"") for number in (1, 3, 5)]
             assert [str(outcome) for outcome in outcomes[::2]] == ["0 is even", "2 is even", "4 is even"]
             assert [outcome.retry_after_s for outcome in outcomes[::2]] == [2.0] * 3
@@ -278,8 +280,8 @@ def test_batches_whose_reply_was_lost_are_counted_over_the_next_connection() -> 
 
     async def run() -> None:
         async with answering(break_first) as (recorder, other):
-            asked = (recorder.ask("count", soon(), b"r", **{**BATCH, "name": name}) for name in ("1", "3"))
-            assert await asyncio.gather(*asked) == [({"batch": "1"}, b""), ({"batch": "3"}, b"")]
+            questions = (recorder.ask("count", soon(), b"r", **{**BATCH, "name": name}) for name in ("1", "3"))
+            assert await asyncio.gather(*questions) == [({"batch": "1"}, b""), ({"batch": "3"}, b"")]
             assert other.connections == 2
             assert not recorder._questions
 
@@ -292,8 +294,8 @@ def test_a_problem_of_all_batches_is_raised_for_each() -> None:
 
     async def run() -> None:
         async with answering(refuse) as (recorder, _):
-            asked = (recorder.ask("count", soon(), b"r", **{**BATCH, "name": name}) for name in "ab")
-            first, second = await asyncio.gather(*asked, return_exceptions=True)
+            questions = (recorder.ask("count", soon(), b"r", **{**BATCH, "name": name}) for name in "ab")
+            first, second = await asyncio.gather(*questions, return_exceptions=True)
             assert isinstance(first, Unavailable)
             assert isinstance(second, Unavailable)
             assert first is not second, "an exception holds the traceback of one caller"
@@ -361,16 +363,16 @@ def test_a_recorder_that_reads_slowly_does_not_fill_the_transport() -> None:
 
     async def run() -> None:
         async with answering(slowly) as (recorder, other):
-            asked = [asyncio.create_task(recorder.ask("x", soon(), bytes(1 << 18), value=n)) for n in range(64)]
+            tasks = [asyncio.create_task(recorder.ask("x", soon(), bytes(1 << 18), value=n)) for n in range(64)]
             await until(lambda: bool(other.received))
             await asyncio.sleep(0.1)
             assert recorder._connection is not None
             assert recorder._connection._transport is not None
             assert recorder._connection._transport.get_write_buffer_size() < 1 << 20
-            left = asked.pop()
+            left = tasks.pop()
             left.cancel()
             reading.set()
-            answers = await asyncio.gather(*asked)
+            answers = await asyncio.gather(*tasks)
             assert [value for value, _ in answers] == list(range(63))
             assert len(other.received) == 63, "a question whose caller left before is not sent"
 

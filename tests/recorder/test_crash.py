@@ -47,8 +47,8 @@ async def die_and_count(folder: Path, url: str, point: str, occurrence: int) -> 
         assert keeper.pid != victim
         assert {outcome["batch"] for outcome in outcomes} == {f"{number}" for number in range(WAITING)}
         assert all(outcome["counted"] == {"rows": ROWS, "entries": ROWS} for outcome in outcomes)
-        said = sorted(outcome["run"]["batches"] for outcome in outcomes)
-        assert said == list(range(1 + alone, batches + 1)), "each said how many were counted by then"
+        counts = sorted(outcome["run"]["batches"] for outcome in outcomes)
+        assert counts == list(range(1 + alone, batches + 1)), "each said how many were counted by then"
         assert sorted(await counted(recorder, run)) == sorted(f"{number}" for number in range(batches))
         record, state = await recorder.ask("merged", soon(), run=run)
         assert (record["rows"], record["batches"]) == (ROWS * batches, batches)

@@ -52,7 +52,7 @@ def new_run(store: Store) -> str:
     return made
 
 
-def asked(store: Store, statement: str) -> Any:
+def scalar(store: Store, statement: str) -> Any:
     return store._run(lambda connection: connection.exec_driver_sql(statement).scalar())
 
 
@@ -61,8 +61,8 @@ def asked(store: Store, statement: str) -> Any:
 
 def test_a_commit_to_sqlite_waits_for_the_disk(tmp_path: Path) -> None:
     store = opened(tmp_path / "new/folder/runs.db")
-    assert asked(store, "PRAGMA synchronous") == 2
-    assert asked(store, "PRAGMA journal_mode") == "wal"
+    assert scalar(store, "PRAGMA synchronous") == 2
+    assert scalar(store, "PRAGMA journal_mode") == "wal"
     new_run(store)
     assert (tmp_path / "new/folder").stat().st_mode & 0o777 == 0o700
     found = {path.name: path.stat().st_mode & 0o777 for path in (tmp_path / "new/folder").iterdir()}
@@ -202,7 +202,7 @@ def test_a_folder_of_the_host_needs_no_mapped_file_and_admits_nobody_else(
     store = opened(path)
     run = new_run(store)
     count_one(store, batch(run, "a", range(4)))
-    assert asked(store, "PRAGMA synchronous") == 2
+    assert scalar(store, "PRAGMA synchronous") == 2
     assert {file.name for file in tmp_path.glob("runs.db*")} == {"runs.db", "runs.db-wal", "runs.db.lock"}
     with sqlite3.connect(path, timeout=0) as other, pytest.raises(sqlite3.OperationalError, match="locked"):
         other.execute("SELECT * FROM runs")
@@ -369,7 +369,7 @@ def test_a_commit_to_postgresql_waits_for_the_disk_whatever_its_default(postgres
     postgresql.ask("ALTER ROLE lossd SET synchronous_commit = off")
     try:
         store = opened(postgresql.new_schema())
-        assert asked(store, "SHOW synchronous_commit") == "on"
+        assert scalar(store, "SHOW synchronous_commit") == "on"
         store.close()
     finally:
         postgresql.ask("ALTER ROLE lossd RESET synchronous_commit")
@@ -387,7 +387,7 @@ def test_no_statement_is_prepared_because_pgbouncer_changes_sessions(postgresql:
     run = new_run(store)
     for k in range(12):  # psycopg prepares a statement that is run for the sixth time
         count_one(store, batch(run, f"b{k}", range(4 * k, 4 * k + 4)))
-    assert asked(store, "SELECT count(*) FROM pg_prepared_statements") == 0
+    assert scalar(store, "SELECT count(*) FROM pg_prepared_statements") == 0
     store.close()
 
 

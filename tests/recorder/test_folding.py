@@ -67,11 +67,11 @@ def test_short_states_are_stored_joined_where_they_are_alike(identity: str, monk
     alike = [encoding.packed(state(identity, block)) for block in blocks]
     long = encoding.compressed(state(identity, tuple(range(100, 110))))
     other = encoding.packed(state(identity, (200, 201), task="multiclass"))
-    given = [*alike[:5], long, *alike[5:7], other, other, *alike[7:]]
+    states = [*alike[:5], long, *alike[5:7], other, other, *alike[7:]]
     monkeypatch.setattr(encoding, "MOST_JOINED", 4)
-    found = list(encoding.joined(given))
+    found = list(encoding.joined(states))
     assert [len(some) for some, _ in found] == [4, 1, 1, 2, 2, 4, 1]
-    assert [data for some, _ in found for data in some] == given
+    assert [data for some, _ in found for data in some] == states
     for some, stored in found:
         assert encoding.each_unpacked(stored) == [encoding.unpacked(data) for data in some]
         assert len(stored) < sum(map(len, some)) or len(some) == 1

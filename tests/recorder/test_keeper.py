@@ -103,15 +103,15 @@ def test_the_end_lets_it_finish_and_close_the_database(tmp_path: Path) -> None:
     async def run() -> None:
         async with recording(tmp_path) as (recorder, keeper):
             run = await create(recorder)
-            asked = [asyncio.create_task(count(recorder, run, number)) for number in range(64)]
+            tasks = [asyncio.create_task(count(recorder, run, number)) for number in range(64)]
             await asyncio.sleep(0)
             process = keeper._process
             assert process is not None
             await keeper.stop()
             assert process.returncode == 0
-            done = [task for task in asked if task.done() and task.exception() is None]
+            done = [task for task in tasks if task.done() and task.exception() is None]
             await recorder.close()
-            await asyncio.gather(*asked, return_exceptions=True)
+            await asyncio.gather(*tasks, return_exceptions=True)
         async with recording(tmp_path) as (recorder, _):
             names = await counted(recorder, run)
             assert {task.result()["batch"] for task in done} <= set(names), "what was answered was counted"
@@ -263,10 +263,10 @@ def test_a_recorder_may_ask_before_there_is_a_keeper(tmp_path: Path) -> None:
         async with recording(tmp_path) as (_, keeper):
             await keeper.stop()
             recorder = Recorder(keeper.address, 1 << 20)
-            asked = asyncio.create_task(recorder.ask("list", soon(), owner=""))
+            task = asyncio.create_task(recorder.ask("list", soon(), owner=""))
             await asyncio.sleep(0.1)
             keeper.start()
-            page, _ = await asked
+            page, _ = await task
             assert page["runs"] == []
             await recorder.close()
 

@@ -248,20 +248,20 @@ def test_a_state_comes_as_bytes() -> None:
 
 def test_a_front_that_reads_no_answers_does_not_fill_the_memory() -> None:
     """It asks for 400 states of a megabyte. A few are made, another front is served, and then all come."""
-    asked, size = 400, 1 << 20
+    total, size = 400, 1 << 20
 
     async def run() -> None:
         async with asking(FakeStore) as (recorder, server):
             await recorder.ask("find", soon(), owner="", name="a")
             with connected(recorder) as deaf:
-                deaf.sendall(b"".join(encode({"id": n, "op": "merged", "run": f"{size}"}) for n in range(asked)))
+                deaf.sendall(b"".join(encode({"id": n, "op": "merged", "run": f"{size}"}) for n in range(total)))
                 await until(lambda: any(c.unsent for c in server._connections))
                 for _ in range(20):
                     assert await recorder.ask("find", soon(), owner="", name="a") == ({"name": "a"}, b"")
                 held = sum(c._unsent_bytes for c in server._connections)
                 assert held <= loop.UNSENT_BYTES + 2 * size
                 received = 0
-                while received < asked * size:
+                while received < total * size:
                     received += len(await asyncio.to_thread(deaf.recv, 1 << 20))
 
     asyncio.run(run())
@@ -270,19 +270,19 @@ def test_a_front_that_reads_no_answers_does_not_fill_the_memory() -> None:
 def test_requests_behind_many_answers_are_answered_when_these_are_sent(monkeypatch: pytest.MonkeyPatch) -> None:
     """One read brings all of them, and the socket takes each answer at once."""
     monkeypatch.setattr(loop, "UNSENT_BYTES", 1)
-    asked = 5
+    total = 5
 
     async def run() -> None:
         async with asking(FakeStore) as (recorder, _):
             await recorder.ask("find", soon(), owner="", name="a")
             with connected(recorder) as front:
-                front.sendall(b"".join(encode({"id": n, "op": "merged", "run": "8"}) for n in range(asked)))
+                front.sendall(b"".join(encode({"id": n, "op": "merged", "run": "8"}) for n in range(total)))
                 answers, frames = FrameBuffer(1 << 20), []
-                while len(frames) < asked:
+                while len(frames) < total:
                     answers.feed(await asyncio.to_thread(front.recv, 1 << 20))
                     while frame := answers.take():
                         frames.append(frame.head["id"])
-                assert frames == list(range(asked))
+                assert frames == list(range(total))
 
     asyncio.run(run())
 
@@ -389,9 +389,9 @@ def test_a_store_that_cannot_be_opened_is_said_in_words_and_tried_again(
 
     with caplog.at_level(logging.INFO, "lossd.recorder"):
         asyncio.run(run())
-    said = [record.getMessage() for record in caplog.records if record.name == "lossd.recorder"]
-    assert [sum(reason in line for line in said) for reason in sorted(set(reasons))] == [1, 1]
-    assert any("is open, after it was not" in line for line in said)
+    messages = [record.getMessage() for record in caplog.records if record.name == "lossd.recorder"]
+    assert [sum(reason in line for line in messages) for reason in sorted(set(reasons))] == [1, 1]
+    assert any("is open, after it was not" in line for line in messages)
 
 
 @pytest.mark.parametrize(

@@ -74,8 +74,10 @@ def test_holm_is_the_closed_test_of_bonferronis() -> None:
     rng = np.random.default_rng(3)
     for _ in range(50):
         p = (rng.random(5) ** 3).tolist()
-        sets = [of for size in range(1, 6) for of in itertools.combinations(range(5), size)]
-        expected = [max(min(1.0, len(of) * min(p[i] for i in of)) for of in sets if k in of) for k in range(5)]
+        sets = [subset for size in range(1, 6) for subset in itertools.combinations(range(5), size)]
+        expected = [
+            max(min(1.0, len(subset) * min(p[i] for i in subset)) for subset in sets if k in subset) for k in range(5)
+        ]
         assert holm(p) == pytest.approx(expected, rel=1e-12)
     assert holm([]) == []
     assert holm([None, 0.02, None, 0.5]) == [None, 0.04, None, 0.5]

@@ -296,21 +296,21 @@ def test_a_baseline_is_read_once_for_many_comparisons(monkeypatch: pytest.Monkey
     for run in runs:
         run.add(numbers.random((500, 3), np.float32), target, first=0)
     read: list[int] = []
-    of = StratumResult.of.__func__  # type: ignore[attr-defined]
+    original = StratumResult.of.__func__  # type: ignore[attr-defined]
 
     def counting(cls: type[StratumResult], state: RunState, *further: Any) -> StratumResult:
         read.append(id(state))
-        return of(cls, state, *further)
+        return original(cls, state, *further)
 
     monkeypatch.setattr(StratumResult, "of", classmethod(counting))
     document = RunDocument.parse({"task": "multiclass", "metrics": ["accuracy", "auroc"], "identity": "position"})
     baseline, *others = [run.state() for run in runs]
-    for asked in ({}, {"level": 0.9}, {"classes": True}):
+    for query in ({}, {"level": 0.9}, {"classes": True}):
         read.clear()
         definitions = [document.definition] * 2
-        found = [orjson.loads(in_memory._comparison(definitions, asked, [baseline, data])) for data in others]
-        assert len(read) == (4 if asked == {"classes": True} else 5), "that of the classes was read at first"
-        expected = [json.finite(runs[0].compare(run, **asked)) for run in runs[1:]]
+        found = [orjson.loads(in_memory._comparison(definitions, query, [baseline, data])) for data in others]
+        assert len(read) == (4 if query == {"classes": True} else 5), "that of the classes was read at first"
+        expected = [json.finite(runs[0].compare(run, **query)) for run in runs[1:]]
         assert found == expected
 
 

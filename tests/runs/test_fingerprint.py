@@ -22,7 +22,7 @@ Array = np.ndarray[Any, Any]
 WRAP, GOLDEN = 1 << 64, 0x9E3779B97F4A7C15
 
 
-def of(target: Any, **more: Any) -> str:
+def fingerprint_of(target: Any, **more: Any) -> str:
     fingerprint = Fingerprint()
     fingerprint.add({"target": np.asarray(target)}, **more)
     return str(fingerprint)
@@ -91,9 +91,9 @@ def test_it_is_what_its_definition_says(target: Array, shape: tuple[int, ...], f
     rows = len(target)
     ones, weights = np.ones(rows), np.linspace(0, 2, rows)
     positions = np.arange(first, first + rows)
-    assert of(target) == defined({"target": target, "sample_weight": ones})
-    assert of(target, first=first) == defined({"target": target, "sample_weight": ones, "": positions})
-    assert of(target, sample_id=positions, sample_weight=weights) == defined(
+    assert fingerprint_of(target) == defined({"target": target, "sample_weight": ones})
+    assert fingerprint_of(target, first=first) == defined({"target": target, "sample_weight": ones, "": positions})
+    assert fingerprint_of(target, sample_id=positions, sample_weight=weights) == defined(
         {"target": target, "sample_weight": weights, "": positions}
     )
 
@@ -102,7 +102,8 @@ def test_a_published_value_never_changes() -> None:
     """Fingerprints are published, so a change of the hash needs another version."""
     assert str(Fingerprint()) == "t1:" + 32 * "0"
     target = np.array([3, 0, 2])
-    assert of(target, first=0) == "t1:198c663ad843da3bc486cbcec846bcf7"  # computed by the definition above alone
+    # Computed by the definition above alone.
+    assert fingerprint_of(target, first=0) == "t1:198c663ad843da3bc486cbcec846bcf7"
 
 
 # Equal
@@ -119,7 +120,7 @@ def test_order_batches_and_merges_change_nothing(labels: list[int], chance: Any)
         chance.choice(parts).add({"target": target[taken]}, sample_weight=weights[taken], sample_id=np.array(taken))
     parts[2].merge(parts[0])
     parts[1].merge(parts[2])
-    assert str(parts[1]) == of(target, sample_weight=weights, first=0)
+    assert str(parts[1]) == fingerprint_of(target, sample_weight=weights, first=0)
     assert parts[1] == Fingerprint.decode(parts[1].encode()) == Fingerprint.parse(str(parts[1]))
 
 
@@ -129,44 +130,44 @@ def test_blocks_do_not_show(rows: int) -> None:
     split = Fingerprint()
     for begin in range(0, rows, 10_007):
         split.add({"target": target[begin : begin + 10_007]}, first=begin)
-    assert str(split) == of(target, first=0)
+    assert str(split) == fingerprint_of(target, first=0)
 
 
 def test_rows_longer_than_a_block_do_not_show() -> None:
     """Columns are hashed in blocks too: the row's value is the same linear sum."""
     target = np.arange(2 * (BLOCK + 3)).reshape(2, -1) % 11
-    assert of(target) == of(np.asfortranarray(target))
+    assert fingerprint_of(target) == fingerprint_of(np.asfortranarray(target))
     changed = target.copy()
     changed[1, [0, BLOCK + 2]] = changed[1, [BLOCK + 2, 0]]
     assert target[1, 0] != target[1, BLOCK + 2]
-    assert of(changed) != of(target)
+    assert fingerprint_of(changed) != fingerprint_of(target)
 
 
 def test_the_width_of_numbers_does_not_show() -> None:
     labels = np.array([[0, 1, 3], [100, 2, 0]])
     widths = [labels.astype(dtype) for dtype in "bBhHiIqQefd"]
-    assert len({of(target) for target in widths}) == 1
-    assert of(labels % 2) == of((labels % 2).astype(bool))
-    assert of(labels) == of(labels.astype(">i4"))
+    assert len({fingerprint_of(target) for target in widths}) == 1
+    assert fingerprint_of(labels % 2) == fingerprint_of((labels % 2).astype(bool))
+    assert fingerprint_of(labels) == fingerprint_of(labels.astype(">i4"))
     half = np.array([0.5, 65504, 2**-24, np.inf, np.nan], np.float16)
-    assert of(half) == of(half.astype(np.float32)) == of(half.astype(np.float64))
+    assert fingerprint_of(half) == fingerprint_of(half.astype(np.float32)) == fingerprint_of(half.astype(np.float64))
     large = np.array([2**63 - 1, 2**53 + 1])
-    assert of(large) == of(large.astype(np.uint64))
-    assert of([2**60]) == of([2.0**60])
+    assert fingerprint_of(large) == fingerprint_of(large.astype(np.uint64))
+    assert fingerprint_of([2**60]) == fingerprint_of([2.0**60])
 
 
 def test_signs_of_zero_and_kinds_of_nan_do_not_show() -> None:
-    assert of([-0.0, 1.0]) == of([0.0, 1.0])
+    assert fingerprint_of([-0.0, 1.0]) == fingerprint_of([0.0, 1.0])
     other = np.array([0xFFF8000000000001], np.uint64).view(np.float64)
-    assert of(other) == of([np.nan]) != of([np.inf])
+    assert fingerprint_of(other) == fingerprint_of([np.nan]) != fingerprint_of([np.inf])
 
 
 def test_no_weights_are_weights_of_one() -> None:
-    assert of([1, 2, 3]) == of([1, 2, 3], sample_weight=np.ones(3, np.float32))
+    assert fingerprint_of([1, 2, 3]) == fingerprint_of([1, 2, 3], sample_weight=np.ones(3, np.float32))
 
 
 def test_a_position_is_an_id() -> None:
-    assert of([4, 5, 6], first=10) == of([6, 5, 4], sample_id=np.array([12, 11, 10], np.uint16))
+    assert fingerprint_of([4, 5, 6], first=10) == fingerprint_of([6, 5, 4], sample_id=np.array([12, 11, 10], np.uint16))
 
 
 # Different
@@ -177,20 +178,25 @@ def test_any_change_shows(labels: list[int], data: Any) -> None:
     target, rows = np.array(labels), len(labels)
     weights = np.ones(rows)
     at, other = data.draw(st.permutations(range(rows)))[:2]
-    values = [of(target, first=0, sample_weight=weights)]
+    values = [fingerprint_of(target, first=0, sample_weight=weights)]
     changed = target.copy()
     changed[at] += 1
-    values.append(of(changed, first=0, sample_weight=weights))
+    values.append(fingerprint_of(changed, first=0, sample_weight=weights))
     heavier = weights.copy()
     heavier[at] = np.nextafter(1, 2)
-    values.append(of(target, first=0, sample_weight=heavier))
+    values.append(fingerprint_of(target, first=0, sample_weight=heavier))
     if target[at] != target[other]:
         swapped = target.copy()
         swapped[[at, other]] = swapped[[other, at]]
-        values.append(of(swapped, first=0, sample_weight=weights))
-        assert of(swapped) == of(target)  # without an identity, the multiset counts
-    values += [of(target, first=1), of(target[1:], first=1), of(target), of(np.append(target, target[0]), first=0)]
-    values += [of(target[:, None], first=0), of(target[None], first=0)]
+        values.append(fingerprint_of(swapped, first=0, sample_weight=weights))
+        assert fingerprint_of(swapped) == fingerprint_of(target)  # without an identity, the multiset counts
+    values += [
+        fingerprint_of(target, first=1),
+        fingerprint_of(target[1:], first=1),
+        fingerprint_of(target),
+        fingerprint_of(np.append(target, target[0]), first=0),
+    ]
+    values += [fingerprint_of(target[:, None], first=0), fingerprint_of(target[None], first=0)]
     assert len({*values}) == len(values)
 
 
@@ -261,14 +267,17 @@ def test_16_bytes_are_a_fingerprint() -> None:
 
 def test_lengths_agree() -> None:
     with pytest.raises(ValueError, match=r"\[2, 3\]"):
-        of([1, 2, 3], sample_weight=np.ones(2))
+        fingerprint_of([1, 2, 3], sample_weight=np.ones(2))
     with pytest.raises(TypeError, match="complex128"):
-        of([1j])
+        fingerprint_of([1j])
 
 
 def test_no_rows_change_nothing() -> None:
-    assert of(np.empty((0, 5))) == str(Fingerprint())
-    assert of(np.empty((2, 0)), first=0) not in (str(Fingerprint()), of(np.empty((2, 0)), first=1))
+    assert fingerprint_of(np.empty((0, 5))) == str(Fingerprint())
+    assert fingerprint_of(np.empty((2, 0)), first=0) not in (
+        str(Fingerprint()),
+        fingerprint_of(np.empty((2, 0)), first=1),
+    )
 
 
 def test_kernels_hash_wide_rows_in_pieces_as_numpy_does(passes: Passes, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -276,7 +285,7 @@ def test_kernels_hash_wide_rows_in_pieces_as_numpy_does(passes: Passes, monkeypa
     monkeypatch.setattr(fingerprint, "BLOCK", 20)
     target = np.random.default_rng(0).normal(size=(9, 2, 5))
     [found] = Fingerprint.each([9], {"target": target}, firsts=[3], kernels=passes.counting)
-    assert str(found) == of(target, first=3)
+    assert str(found) == fingerprint_of(target, first=3)
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64", "int64", "uint8", "bool"])
@@ -302,12 +311,12 @@ def test_batches_together_have_the_fingerprints_of_each(
     )
     stop = 0
     for number, length in enumerate(lengths):
-        own = slice(stop, stop := stop + length)
+        rows = slice(stop, stop := stop + length)
         alone = Fingerprint()
         alone.add(
-            {"target": labels["target"][own]},
-            sample_weight=None if weight is None else weight[own],
+            {"target": labels["target"][rows]},
+            sample_weight=None if weight is None else weight[rows],
             first=None if firsts is None else firsts[number],
-            sample_id=None if ids is None else ids[own],
+            sample_id=None if ids is None else ids[rows],
         )
         assert found[number] == alone

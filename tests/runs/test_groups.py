@@ -42,9 +42,9 @@ def test_the_group_is_splitmix64_of_the_key(passes: Passes) -> None:
     assert groups_of_keys(np.array([2**64 - 5], np.uint64)).tolist() == [splitmix64(2**64 - 5) % 64]
     for groups in (16, 32, 64):
         numbers = np.array(keys)[::2]
-        wanted = [splitmix64(key) % groups for key in keys[::2]]
-        assert groups_of_keys(numbers, groups).tolist() == wanted
-        assert groups_of_keys(numbers, groups, passes.counting).tolist() == wanted
+        expected = [splitmix64(key) % groups for key in keys[::2]]
+        assert groups_of_keys(numbers, groups).tolist() == expected
+        assert groups_of_keys(numbers, groups, passes.counting).tolist() == expected
 
 
 def numbers(state: RunState, stratum: int, groups: int, position: int) -> dict[str, Any]:
@@ -88,10 +88,10 @@ def test_what_is_left_of_a_stratum_without_a_group_is_a_run_of_those_rows(task: 
     for first, last in splits(rng, n, most=5):
         these = slice(first, last)
         one = run(groups=held, slices=SLICES, crossed=CROSSED)
-        given: dict[str, Any] = {"site": site[these], "sex": [[*SLICES["sex"], None][code] for code in sex[these]]}
+        slices: dict[str, Any] = {"site": site[these], "sex": [[*SLICES["sex"], None][code] for code in sex[these]]}
         if len(set(site[these].tolist())) == 1:
-            given["site"] = [*SLICES["site"], None][site[first]]
-        one.add(inputs=picked(inputs, these), sample_id=ids[these], slices=given)
+            slices["site"] = [*SLICES["site"], None][site[first]]
+        one.add(inputs=picked(inputs, these), sample_id=ids[these], slices=slices)
         parts.append(one)
     for part in rng.permutation(len(parts)).tolist():
         sliced.merge(lossd.Run.from_state(parts[part].state()))

@@ -447,13 +447,13 @@ def test_a_batch_of_an_identity_of_its_own_counts_as_by_check_and_add(kind: str)
 
 
 @given(IDS, IDS)
-def test_bounds_and_members_of_ids(rows: set[int], asked: set[int]) -> None:
+def test_bounds_and_members_of_ids(rows: set[int], candidates: set[int]) -> None:
     counted = Ids()
     for row in rows:
         counted.add(ids(row))
     assert counted.bounds == ((min(rows), max(rows)) if rows else None)
     assert counted.nbytes == 16 * len({row >> 6 for row in rows})
-    assert counted.holds(ids(*asked)) == bool(rows & asked)
+    assert counted.holds(ids(*candidates)) == bool(rows & candidates)
 
 
 def test_the_bytes_that_an_identity_takes() -> None:

@@ -71,9 +71,9 @@ def test_a_run_counts_what_a_mask_keeps(loss: str) -> None:
     for first in range(0, ROWS, 2):
         rows = slice(first, first + 2)
         split.add(inputs={name: array[rows] for name, array in poison.items()}, mask=mask[rows].astype(np.int8))
-    found, wanted = split.result(), lossd.evaluate(loss, inputs=gathered(inputs, mask), metrics=options)
-    assert found.loss == pytest.approx(wanted.loss, rel=1e-12)
-    compare(numbers(found.metrics), numbers(wanted.metrics))
+    found, expected = split.result(), lossd.evaluate(loss, inputs=gathered(inputs, mask), metrics=options)
+    assert found.loss == pytest.approx(expected.loss, rel=1e-12)
+    compare(numbers(found.metrics), numbers(expected.metrics))
     assert split.state() == whole.state()
 
 
@@ -97,6 +97,6 @@ def test_a_run_may_leave_out_targets_that_are_nan() -> None:
     inputs, mask = drawn("mse")
     run = Run(loss={"name": "mse", "nan_targets": "ignore"}, metrics=["mae"])
     run.add(inputs={**inputs, "target": np.where(mask, inputs["target"], np.nan)})
-    wanted = lossd.evaluate("mse", inputs=gathered(inputs, mask))
-    assert run.result().loss == pytest.approx(wanted.loss, rel=1e-12)
-    assert run.result().metrics.mae == pytest.approx(wanted.metrics.mae, rel=1e-12)
+    expected = lossd.evaluate("mse", inputs=gathered(inputs, mask))
+    assert run.result().loss == pytest.approx(expected.loss, rel=1e-12)
+    assert run.result().metrics.mae == pytest.approx(expected.metrics.mae, rel=1e-12)

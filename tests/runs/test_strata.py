@@ -95,7 +95,7 @@ NAMES = [f"slice-{number}" for number in range(900)]
 
 
 @pytest.mark.parametrize(
-    ("fields", "said"),
+    ("fields", "message"),
     [
         ({"slices": {"site": [*range(60_000)]}}, "slices.site.0: input should be a valid string"),
         ({"crossed": [[*range(20)]] * 3000}, "crossed.0.0: input should be a valid string"),
@@ -105,9 +105,9 @@ NAMES = [f"slice-{number}" for number in range(900)]
     ],
     ids=["values", "crossings", "unknown slices", "long crossing", "twice"],
 )
-def test_the_error_of_a_definition_of_many_faults_is_short(fields: dict[str, Any], said: str) -> None:
+def test_the_error_of_a_definition_of_many_faults_is_short(fields: dict[str, Any], message: str) -> None:
     """900 slices and 4,000 crossings, 80 KB, used to be refused in 147 MB."""
     with pytest.raises(InvalidRequest) as refused:
         RunDocument.parse({**SLICED, "slices": {"site": ["a"], "age": ["b"]}, "crossed": [], **fields})
-    assert said in refused.value.detail
+    assert message in refused.value.detail
     assert len(json.dumps(refused.value.to_json())) < 8000

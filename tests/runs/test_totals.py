@@ -41,7 +41,7 @@ def test_sums_that_are_split_have_the_bytes_of_each_part(size: int, most: int, p
     used = np.flatnonzero(dense)
     for pack in (None, passes.counting["pack_sums"]):
         parts = IntegerSums.split(used, dense[used], size, 4, pack)
-        for part, wanted in zip(parts, dense.reshape(4, size), strict=True):
-            held = np.flatnonzero(wanted)
-            assert part.encode() == IntegerSums(size, held, wanted[held]).encode()
-            assert part.dense().tolist() == wanted.tolist()
+        for part, expected in zip(parts, dense.reshape(4, size), strict=True):
+            held = np.flatnonzero(expected)
+            assert part.encode() == IntegerSums(size, held, expected[held]).encode()
+            assert part.dense().tolist() == expected.tolist()
