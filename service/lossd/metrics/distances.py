@@ -34,13 +34,13 @@ class Distances(Decided):
     def decide(self) -> Decision:
         """Decide by the distance."""
         view = self.view
-        distance, similar = self.of(view)
+        distance, similar = self.distances(view)
         threshold = view.options.get("threshold")
         limit = self.boundary(view) if threshold is None else threshold
         distance = distance.reshape(len(distance), 1, -1)
         return Decision(-distance, similar.reshape(distance.shape) > 0, distance < self.cut(limit))
 
-    def of(self, view: View) -> tuple[Tensor, Tensor]:
+    def distances(self, view: View) -> tuple[Tensor, Tensor]:
         """Return distances in float64, and numbers above 0 for similar pairs, in the same shape."""
         return view.tensors["prediction"].double(), view.tensors["target"]
 
@@ -93,7 +93,7 @@ class Pairs(Distances):
     A distance that equals the threshold apart from the embeddings' rounding is not below it.
     """
 
-    def of(self, view: View) -> tuple[Tensor, Tensor]:
+    def distances(self, view: View) -> tuple[Tensor, Tensor]:
         """Return the distance of each pair as in the loss, and ``similar``."""
         difference = view.tensors["first"].double() - view.tensors["second"].double()
         distance = row_norm(difference + view.number("eps", 0.0, 2))
@@ -121,7 +121,7 @@ class CosinePairs(Pairs):
     Half-way means (1 - margin) / 2: the loss pulls similar pairs to a distance of 0, and pushes others to 1 - margin.
     """
 
-    def of(self, view: View) -> tuple[Tensor, Tensor]:
+    def distances(self, view: View) -> tuple[Tensor, Tensor]:
         """Return 1 - cosine of each pair, 1 if a vector is zero, and ``similar``."""
         cosine = row_total(unit(view.tensors["first"]) * unit(view.tensors["second"]))
         return 1 - without_noise(cosine), view.tensors["similar"]

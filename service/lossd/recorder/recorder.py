@@ -134,7 +134,7 @@ class _Connection:
         return bool(self._unsent)
 
     @property
-    def wanted(self) -> int:
+    def events(self) -> int:
         """The events to wait for."""
         return (0 if self.full else READ) | (WRITE if self._unsent else 0)
 
@@ -318,8 +318,8 @@ class Server:
         for connection in active:
             if connection.gone:
                 self._drop(connection)
-            elif connection.watched != connection.wanted:
-                connection.watched = connection.wanted
+            elif connection.watched != connection.events:
+                connection.watched = connection.events
                 self._selector.modify(connection.socket, connection.watched, connection)
 
     def _accept(self) -> None:
