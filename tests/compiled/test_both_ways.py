@@ -81,20 +81,20 @@ def extremes(case: Case, parameters: Parameters, dtype: torch.dtype) -> Iterator
 
 
 def assert_one_answer(
-    found: Sequence[Evaluated], wanted: Sequence[Evaluated], dtype: torch.dtype, titles: Sequence[str]
+    found: Sequence[Evaluated], expected: Sequence[Evaluated], dtype: torch.dtype, titles: Sequence[str]
 ) -> None:
     """Check that requests of one recipe and as many rows have the same answers, but for rounding."""
-    for f, w, title in zip(found, wanted, titles, strict=True):
-        documents = f.document, w.document
+    for f, e, title in zip(found, expected, titles, strict=True):
+        documents = f.document, e.document
         norms = [norm for document in documents for norm in document["diagnostics"]["gradient_norm"].values()]
         if all(isinstance(norm, float) and norm < TINY for norm in norms):  # float32's least number, or nothing
             for document in documents:
                 warnings = document["diagnostics"]["warnings"]
                 document["diagnostics"]["warnings"] = [each for each in warnings if each["code"] != "zero_gradient"]
         assert_like(*documents, RELATIVE[dtype], title)
-        assert f.tensors.keys() == w.tensors.keys(), title
-    for name in wanted[0].tensors if wanted else ():
-        tensor, other = (torch.stack([each.tensors[name].flatten() for each in those]) for those in (wanted, found))
+        assert f.tensors.keys() == e.tensors.keys(), title
+    for name in expected[0].tensors if expected else ():
+        tensor, other = (torch.stack([each.tensors[name].flatten() for each in those]) for those in (expected, found))
         largest = torch.where(tensor.isfinite(), tensor, 0).abs().amax(1, keepdim=True).double().clamp(max=1e300)
         allowed = (RELATIVE[dtype] * largest).clamp(min=1.5 * SMALLEST[dtype])  # a tie of the least numbers
         distance = (other.double() - tensor.double()).abs()  # NaN of infinities that are equal
@@ -104,20 +104,20 @@ def assert_one_answer(
             pytest.fail(f"{titles[position]}: {name} is {other[position]}, the general way's {tensor[position]}")
 
 
-def assert_like(found: Any, wanted: Any, relative: float, path: str) -> None:
-    if isinstance(wanted, dict):
-        assert list(found) == list(wanted), path
-        for name in wanted:
-            assert_like(found[name], wanted[name], relative, f"{path}/{name}")
-    elif isinstance(wanted, list):
-        assert len(found) == len(wanted), (path, found, wanted)
-        for position, (f, w) in enumerate(zip(found, wanted, strict=True)):
-            assert_like(f, w, relative, f"{path}/{position}")
-    elif isinstance(wanted, float) and isinstance(found, float | int):
+def assert_like(found: Any, expected: Any, relative: float, path: str) -> None:
+    if isinstance(expected, dict):
+        assert list(found) == list(expected), path
+        for name in expected:
+            assert_like(found[name], expected[name], relative, f"{path}/{name}")
+    elif isinstance(expected, list):
+        assert len(found) == len(expected), (path, found, expected)
+        for position, (f, e) in enumerate(zip(found, expected, strict=True)):
+            assert_like(f, e, relative, f"{path}/{position}")
+    elif isinstance(expected, float) and isinstance(found, float | int):
         # What is beneath float32's own numbers is nothing beside them.
-        assert math.isclose(found, wanted, rel_tol=10 * relative, abs_tol=TINY), (path, found, wanted)
+        assert math.isclose(found, expected, rel_tol=10 * relative, abs_tol=TINY), (path, found, expected)
     else:
-        assert found == wanted, path
+        assert found == expected, path
 
 
 @each_row(CANDIDATES)
@@ -135,19 +135,19 @@ def test_a_row_has_one_answer(case: Case, parameters: Parameters, passes: Passes
         titles, inputs = zip(*extremes(case, parameters, dtype), strict=True)
         # The far distances of this loss cancel: rounding depends on the batch.
         batches = [[sent] for sent in inputs] if case.name == "mined_triplet" else [list(inputs)]
-        found, wanted = (
+        found, expected = (
             [answer for batch in batches for answer in answered([request] * len(batch), batch)]
             for answered in (together, generally)
         )
         answers = []
-        for title, f, w in zip(titles, found, wanted, strict=True):
+        for title, f, e in zip(titles, found, expected, strict=True):
             what = f"{dtype}, {reduction}, {title}"
-            if isinstance(w, Problem):  # beyond the domain of the loss
+            if isinstance(e, Problem):  # beyond the domain of the loss
                 assert isinstance(f, Problem), what
-                assert str(f) == str(w), what
+                assert str(f) == str(e), what
             else:
                 assert isinstance(f, Evaluated), what
-                answers.append((f, w, what))
+                answers.append((f, e, what))
         if answers:
             ours, theirs, whats = zip(*answers, strict=True)
             assert_one_answer(ours, theirs, dtype, whats)
@@ -186,13 +186,13 @@ def test_what_asks_for_the_general_way_changes_no_number(name: str) -> None:
     norm = math.sqrt(sum(g**2 for g in torch.tensor(gradient).double().flatten().tolist()))
     for (more, inputs), dtype in product(ASKED, (torch.float32, torch.float64)):
         as_target = torch.tensor(target) if isinstance(target[0], int) else torch.tensor(target, dtype=dtype)
-        given = {"prediction": torch.tensor(prediction, dtype=dtype), "target": as_target, **inputs}
+        tensors = {"prediction": torch.tensor(prediction, dtype=dtype), "target": as_target, **inputs}
         with noted(more, inputs, dtype):
-            answer = alone({"loss": {"name": name}, "outputs": OUTPUTS, **more}, given)
+            answer = alone({"loss": {"name": name}, "outputs": OUTPUTS, **more}, tensors)
             assert answer.loss == pytest.approx(loss, rel=1e-6)
             assert "non_finite" not in answer.warnings
-            wanted = torch.tensor(gradient, dtype=torch.float64)
-            torch.testing.assert_close(answer.gradient().double(), wanted, rtol=1e-6, atol=0)
+            expected = torch.tensor(gradient, dtype=torch.float64)
+            torch.testing.assert_close(answer.gradient().double(), expected, rtol=1e-6, atol=0)
             found = answer.document["diagnostics"]["gradient_norm"]["prediction"]
             assert found == pytest.approx(norm, rel=1e-6)
 
@@ -207,10 +207,10 @@ def test_what_overflows_changes_no_digit_of_its_neighbours(name: str) -> None:
     near = {**far, "prediction": torch.rand(far["prediction"].shape, generator=generator)}
     left, middle, right = together([request] * 3, [near, far, near])
     one, other = together([request] * 2, [near, near])
-    for batched, wanted in ((left, one), (right, other)):
+    for batched, expected in ((left, one), (right, other)):
         assert isinstance(batched, Evaluated)
-        assert isinstance(wanted, Evaluated)
-        assert batched.document == wanted.document
-        assert torch.equal(batched.gradient(), wanted.gradient())
+        assert isinstance(expected, Evaluated)
+        assert batched.document == expected.document
+        assert torch.equal(batched.gradient(), expected.gradient())
     assert isinstance(middle, Evaluated)
     assert_one_answer([middle], [alone(request, far)], torch.float32, [name])

@@ -83,8 +83,8 @@ def called_beside_guards() -> set[str]:
             for arguments in arguments_of(test):
                 with pytest.MonkeyPatch.context() as patch:
                     fixtures = {"passes": passes, "monkeypatch": patch}
-                    wanted = test.__code__.co_varnames[: test.__code__.co_argcount]
-                    test(**arguments, **{name: fixtures[name] for name in wanted if name in fixtures})
+                    names = test.__code__.co_varnames[: test.__code__.co_argcount]
+                    test(**arguments, **{name: fixtures[name] for name in names if name in fixtures})
     return found.called
 
 
@@ -98,10 +98,10 @@ def test_no_kernel_reads_or_writes_beyond_its_arrays_or_those_that_it_makes(pass
 @aot("float64(float64[::1], int64, float64[::1], int64, int64, int64)")
 def broken(read: Any, at: int, written: Any, to: int, size: int, beyond: int) -> float:
     """Read and write where it is told, and add a number of an array of its own."""
-    own = np.empty(size)
-    own[:] = 1.0
+    scratch = np.empty(size)
+    scratch[:] = 1.0
     written[to] = 7.0
-    return read[np.uint64(at)] + own[np.uint64(beyond)]
+    return read[np.uint64(at)] + scratch[np.uint64(beyond)]
 
 
 FAULTS: Mapping[str, tuple[int, int, int]] = {
@@ -125,6 +125,6 @@ def test_a_kernel_that_leaves_an_array_is_noticed() -> None:
     with found.watch():
         assert broken(read, 4, written, 2, 6, 5) == 5
         assert written.tolist() == [0, 0, 7]
-        for said, (at, to, beyond) in FAULTS.items():
-            with pytest.raises(pytest.fail.Exception, match=f"^broken leaves {said}$"):
+        for fault, (at, to, beyond) in FAULTS.items():
+            with pytest.raises(pytest.fail.Exception, match=f"^broken leaves {fault}$"):
                 broken(read, at, written, to, 6, beyond)

@@ -40,8 +40,8 @@ ANNOTATIONS = {"int64": "int", "float64": "float", "bool": "bool", "none": "None
 class Compiled:
     """A kernel that is made of its name."""
 
-    def __init__(self, name: str, asked: int = 0) -> None:
-        self.name, self.demand, self.ready, self.failed = name, asked, False, False
+    def __init__(self, name: str, demand: int = 0) -> None:
+        self.name, self.demand, self.ready, self.failed = name, demand, False, False
 
     def load(self, code: bytes) -> None:
         if code != self.name.encode():
@@ -49,8 +49,8 @@ class Compiled:
         self.ready = True
 
 
-def made_of(*names: str, **asked: int) -> list[Any]:
-    return [Compiled(name, asked.get(name, 0)) for name in names]
+def made_of(*names: str, **demands: int) -> list[Any]:
+    return [Compiled(name, demands.get(name, 0)) for name in names]
 
 
 def compile_one(kernel: Any) -> bytes:
@@ -321,10 +321,10 @@ def test_only_kernels_become_machine_code() -> None:
         return 2.0 * inner(x)
 
     kernel.compile("float64(float64)")
-    (own,) = inner.overloads.values()  # type: ignore[attr-defined]
+    (overload,) = inner.overloads.values()  # type: ignore[attr-defined]
     assert kernel(1.0) == 4.0
-    assert own.library.get_pointer_to_function(own.fndesc.llvm_func_name) == 0
-    assert "fadd" in own.library.get_llvm_str()
+    assert overload.library.get_pointer_to_function(overload.fndesc.llvm_func_name) == 0
+    assert "fadd" in overload.library.get_llvm_str()
 
 
 def test_other_code_and_other_options_lie_elsewhere(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -115,7 +115,7 @@ def test_a_batch_answers_as_the_general_way_and_as_each_request_alone(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     numbers = [{name: values[position] for name, values in varying.items()} for position in (0, 1)]
-    requests = [{"loss": {**loss, **own}, "outputs": ["loss", "gradient", "metrics"]} for own in numbers]
+    requests = [{"loss": {**loss, **parameters}, "outputs": ["loss", "gradient", "metrics"]} for parameters in numbers]
     inputs = [drawn(draw, rows, dtype, seed=rows) for rows in (ROWS, 3)]
     assert uses_a_pass(requests[0], inputs[0])
     general = Mock(wraps=device_inputs.check)
@@ -123,8 +123,8 @@ def test_a_batch_answers_as_the_general_way_and_as_each_request_alone(
     found = together(requests, inputs)
     assert general.call_count == 0
     for answer, request, tensors in zip(found, requests, inputs, strict=True):
-        (wanted,) = generally([request], [tensors])
-        assert_equal(answer, wanted, within)
+        (expected,) = generally([request], [tensors])
+        assert_equal(answer, expected, within)
     plain = [{**request, "outputs": ["loss", "gradient"]} for request in requests]  # metrics are not the pass's alone
     for answer, request, tensors in zip(together(plain, inputs), plain, inputs, strict=True):
         assert_bits_equal(answer, *together([request], [tensors]))

@@ -89,11 +89,11 @@ def test_of_ties_the_first_is_the_nearest() -> None:
         ("info_nce", {"first": vectors * 1.3, "second": vectors[[0, 1, 4, 3, 2, 5]]}),
         ("supcon", {"embedding": vectors, "label": torch.tensor([0, 1, 0, 1, 2, 0])}),
     ):
-        asked = [{**request, "loss": {"name": loss}}], [inputs]
-        (found,), (wanted,) = together(*asked), generally(*asked)
+        arguments = [{**request, "loss": {"name": loss}}], [inputs]
+        (found,), (expected,) = together(*arguments), generally(*arguments)
         assert isinstance(found, Evaluated)
-        assert isinstance(wanted, Evaluated)
-        for metric, value in wanted.document["metrics"].items():
+        assert isinstance(expected, Evaluated)
+        for metric, value in expected.document["metrics"].items():
             assert found.document["metrics"][metric] == (value if isinstance(value, str) else pytest.approx(value))
 
 
@@ -136,8 +136,8 @@ def test_a_doubtful_request_is_left_to_the_general_way(name: str, what: str) -> 
     inputs = [drawn(name, 9, seed=seed) for seed in range(3)]
     doubtful(what, inputs[1])
     found = together([request] * 3, inputs)
-    (wanted,) = generally([request], [inputs[1]])
-    assert_equal(found[1], wanted, 0)
+    (expected,) = generally([request], [inputs[1]])
+    assert_equal(found[1], expected, 0)
     for position in (0, 2):
         (alone,) = together([request], [inputs[position]])
         assert_bits_equal(found[position], alone)
@@ -161,14 +161,14 @@ def test_what_has_no_pass(loss: dict[str, Any], more: dict[str, Tensor]) -> None
 def test_threads_share_the_requests_of_a_batch(name: str, passes: Passes, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(neighbours, "BLOCK", 1)
     requests, inputs = [{"loss": {"name": name}}] * 4, [drawn(name, 9, seed=seed) for seed in range(4)]
-    wanted = together(requests, inputs)
+    expected = together(requests, inputs)
     with ThreadPoolExecutor(3) as pool:
         monkeypatch.setattr(passes, "threads", pool)
-        for f, w in zip(together(requests, inputs), wanted, strict=True):
-            assert_bits_equal(f, w)
+        for f, e in zip(together(requests, inputs), expected, strict=True):
+            assert_bits_equal(f, e)
         monkeypatch.setattr(neighbours, "MANY", 9)
-        (found,), (wanted,) = together(requests[:1], inputs[:1]), generally(requests[:1], inputs[:1])
-    assert_bits_equal(found, wanted)
+        (found,), (expected,) = together(requests[:1], inputs[:1]), generally(requests[:1], inputs[:1])
+    assert_bits_equal(found, expected)
 
 
 def test_one_pair_has_no_pass() -> None:

@@ -51,8 +51,8 @@ def threads(request: pytest.FixtureRequest, passes: Passes, monkeypatch: pytest.
 def assert_both_ways(requests: Sequence[Request], inputs: Sequence[Tensors], within: float) -> list[Any]:
     """Check that requests are answered as the general way answers them, and return the answers."""
     found = together(requests, inputs)
-    for f, w in zip(found, generally(requests, inputs), strict=True):
-        assert_equal(f, w, within)
+    for f, e in zip(found, generally(requests, inputs), strict=True):
+        assert_equal(f, e, within)
     return found
 
 
@@ -78,35 +78,35 @@ def scores(rows: int, classes: int, dtype: torch.dtype = torch.float32, seed: in
     return {"prediction": prediction.to(dtype), "target": torch.randint(0, classes, (rows,), generator=random)}
 
 
-def assert_equal(found: Evaluated | Problem, wanted: Evaluated | Problem, tolerance: float) -> None:
-    if isinstance(wanted, Problem):
+def assert_equal(found: Evaluated | Problem, expected: Evaluated | Problem, tolerance: float) -> None:
+    if isinstance(expected, Problem):
         assert isinstance(found, Problem)
-        assert found.to_json() == wanted.to_json()
+        assert found.to_json() == expected.to_json()
         return
     assert isinstance(found, Evaluated)
-    assert_like(found.document, wanted.document, tolerance)
-    assert found.tensors.keys() == wanted.tensors.keys()
-    for name, tensor in wanted.tensors.items():
+    assert_like(found.document, expected.document, tolerance)
+    assert found.tensors.keys() == expected.tensors.keys()
+    for name, tensor in expected.tensors.items():
         scale = float(tensor[tensor.isfinite()].abs().max()) if tensor.isfinite().any() else 1.0
         torch.testing.assert_close(
             found.tensors[name], tensor, rtol=10 * tolerance, atol=tolerance * scale, equal_nan=True
         )
 
 
-def assert_like(found: Any, wanted: Any, tolerance: float, path: str = "") -> None:
+def assert_like(found: Any, expected: Any, tolerance: float, path: str = "") -> None:
     """The same JSON but for the rounding of numbers, field order included."""
-    if isinstance(wanted, dict):
-        assert list(found) == list(wanted), path
-        for name in wanted:
-            assert_like(found[name], wanted[name], tolerance, f"{path}/{name}")
-    elif isinstance(wanted, list):
-        assert len(found) == len(wanted), path
-        for position, (f, w) in enumerate(zip(found, wanted, strict=True)):
-            assert_like(f, w, tolerance, f"{path}/{position}")
-    elif isinstance(wanted, float) and not isinstance(found, str):
-        assert found == pytest.approx(wanted, rel=10 * tolerance, abs=tolerance), path
+    if isinstance(expected, dict):
+        assert list(found) == list(expected), path
+        for name in expected:
+            assert_like(found[name], expected[name], tolerance, f"{path}/{name}")
+    elif isinstance(expected, list):
+        assert len(found) == len(expected), path
+        for position, (f, e) in enumerate(zip(found, expected, strict=True)):
+            assert_like(f, e, tolerance, f"{path}/{position}")
+    elif isinstance(expected, float) and not isinstance(found, str):
+        assert found == pytest.approx(expected, rel=10 * tolerance, abs=tolerance), path
     else:
-        assert found == wanted, path
+        assert found == expected, path
 
 
 CLASS_SCORES: list[dict[str, Any]] = [
@@ -196,11 +196,11 @@ def test_dense_scores_smoothed_alike_stay_one_batch(
 ) -> None:
     requests = [{"loss": {"name": "cross_entropy", "label_smoothing": s}} for s in smoothings]
     inputs = [dense((2, 5, 7), seed) for seed in range(3)]
-    wanted = generally(requests, inputs)
+    expected = generally(requests, inputs)
     the_general_way = Mock(wraps=device_inputs.check)
     monkeypatch.setattr(device_inputs, "check", the_general_way)
-    for f, w in zip(together(requests, inputs), wanted, strict=True):
-        assert_equal(f, w, 2e-6)
+    for f, e in zip(together(requests, inputs), expected, strict=True):
+        assert_equal(f, e, 2e-6)
     assert the_general_way.call_count == batches
 
 
@@ -212,9 +212,9 @@ def test_a_doubtful_position_is_left_to_the_general_way(how: str) -> None:
         inputs[1]["target"][1, 3] = 4
     else:
         inputs[1]["prediction"][1, 2, 3] = float(how)
-    found, wanted = together([request] * 2, inputs), generally([request] * 2, inputs)
-    for f, w in zip(found, wanted, strict=True):
-        assert_equal(f, w, 1e-12)
+    found, expected = together([request] * 2, inputs), generally([request] * 2, inputs)
+    for f, e in zip(found, expected, strict=True):
+        assert_equal(f, e, 1e-12)
 
 
 ERRORS: list[dict[str, Any]] = [
@@ -468,14 +468,14 @@ def sums() -> list[tuple[dict[str, Any], list[Tensors]]]:
 def test_a_sum_of_losses_answers_as_the_general_way(position: int, monkeypatch: pytest.MonkeyPatch) -> None:
     loss, inputs = sums()[position]
     request = {"loss": loss, "outputs": ["loss", "gradient", *(["metrics"] if position < 2 else [])]}
-    wanted = generally([request] * len(inputs), inputs)
+    expected = generally([request] * len(inputs), inputs)
     composed = Mock(wraps=evaluation.compose)
     monkeypatch.setattr(evaluation, "compose", composed)
     found = together([request] * 2, inputs[:2])
     assert not composed.called
     found += together([request] * len(inputs), inputs)[2:]
-    for f, w in zip(found, wanted, strict=True):
-        assert_equal(f, w, 2e-6)
+    for f, e in zip(found, expected, strict=True):
+        assert_equal(f, e, 2e-6)
     for f, tensors in zip(found, inputs, strict=True):
         assert_bits_equal(f, together([request], [tensors])[0])
 
@@ -652,8 +652,8 @@ def test_metrics_of_losses_without_a_pass_are_counted_by_kernels(
     monkeypatch.setattr(passes, "counting", {**passes.counting, name: kernel})
     found = together(requests, inputs)
     assert kernel.call_count == 1
-    for f, w in zip(found, generally(requests, inputs), strict=True):
-        assert_equal(f, w, 1e-12)
+    for f, e in zip(found, generally(requests, inputs), strict=True):
+        assert_equal(f, e, 1e-12)
 
 
 @pytest.mark.parametrize("value", [torch.nan, torch.inf, -torch.inf, 1e30], ids=str)
@@ -666,8 +666,8 @@ def test_kernels_count_extreme_scores_as_the_general_way(name: str, value: float
         drawn["prediction"][1, 1:] = value
         drawn["prediction"][2, 0] = value
         inputs.append(drawn)
-    asked = {"outputs": ["metrics"], **request}
-    assert_both_ways([asked] * 2, inputs, 1e-12)
+    metrics_request = {"outputs": ["metrics"], **request}
+    assert_both_ways([metrics_request] * 2, inputs, 1e-12)
 
 
 @pytest.mark.parametrize("positions", [(), (3,), (20, 30)], ids=str)
@@ -680,8 +680,8 @@ def test_matrices_are_exact(dtype: torch.dtype, positions: tuple[int, ...]) -> N
     target[0] = -100
     request = {"loss": {"name": "nll"}, "outputs": ["metrics"], "metrics": {"names": ["confusion_matrix"]}}
     inputs = [{"prediction": prediction, "target": target}]
-    (found,), (wanted,) = together([request], inputs), generally([request], inputs)
-    assert found.document == wanted.document
+    (found,), (expected,) = together([request], inputs), generally([request], inputs)
+    assert found.document == expected.document
 
 
 def test_gammas_differ_within_a_batch() -> None:
@@ -694,12 +694,12 @@ def test_gammas_differ_within_a_batch() -> None:
 def test_targets_of_every_integer_dtype_are_read(dtype: torch.dtype) -> None:
     tensors = scores(20, 6)
     request = {"loss": {"name": "cross_entropy"}, "outputs": ["loss", "gradient", "metrics"]}
-    (wanted,) = together([request], [tensors])
+    (expected,) = together([request], [tensors])
     (found,) = together([request], [{**tensors, "target": tensors["target"].to(dtype)}])
     assert isinstance(found, Evaluated)
-    assert isinstance(wanted, Evaluated)
-    assert found.document == wanted.document
-    assert torch.equal(found.gradient(), wanted.gradient())
+    assert isinstance(expected, Evaluated)
+    assert found.document == expected.document
+    assert torch.equal(found.gradient(), expected.gradient())
 
 
 @pytest.mark.parametrize("gradient", ["float32", "float16", "bfloat16"])
@@ -719,11 +719,11 @@ def test_half_precision_is_single_precision_of_the_rounded_inputs(
     assert uses_a_pass(request, tensors)
     (found,) = together([request], [tensors])
     wide = {name: tensor.float() if tensor.dtype == dtype else tensor for name, tensor in tensors.items()}
-    (wanted,) = together([request], [wide])
+    (expected,) = together([request], [wide])
     assert isinstance(found, Evaluated)
-    assert isinstance(wanted, Evaluated)
-    assert found.document == wanted.document
-    assert torch.equal(found.gradient(), wanted.gradient().to(found.gradient().dtype))
+    assert isinstance(expected, Evaluated)
+    assert found.document == expected.document
+    assert torch.equal(found.gradient(), expected.gradient().to(found.gradient().dtype))
 
 
 def poisoned(tensors: dict[str, torch.Tensor], how: str) -> dict[str, torch.Tensor]:
@@ -769,19 +769,19 @@ POISONS = (
 def test_what_a_pass_doubts_is_answered_the_general_way(loss: dict[str, Any], how: str) -> None:
     request = {"loss": loss, "outputs": ["loss", "gradient", "metrics"]}
     inputs = [scores(4, 5, seed=1), poisoned(scores(4, 5, seed=2), how), scores(4, 5, seed=3)]
-    found, wanted = together([request] * 3, inputs), generally([request] * 3, inputs)
-    for f, w in zip(found, wanted, strict=True):
-        assert_equal(f, w, 2e-6)
+    found, expected = together([request] * 3, inputs), generally([request] * 3, inputs)
+    for f, e in zip(found, expected, strict=True):
+        assert_equal(f, e, 2e-6)
     for position in (0, 2):
         (alone,) = together([request], [inputs[position]])
         assert_bits_equal(found[position], alone)
 
 
-def assert_bits_equal(found: Evaluated | Problem, wanted: Evaluated | Problem) -> None:
+def assert_bits_equal(found: Evaluated | Problem, expected: Evaluated | Problem) -> None:
     assert isinstance(found, Evaluated)
-    assert isinstance(wanted, Evaluated)
-    assert found.document == wanted.document
-    for name, tensor in wanted.tensors.items():
+    assert isinstance(expected, Evaluated)
+    assert found.document == expected.document
+    for name, tensor in expected.tensors.items():
         assert torch.equal(found.tensors[name], tensor)
 
 
@@ -818,10 +818,10 @@ def anything(draw: st.DrawFn) -> tuple[Request, list[dict[str, torch.Tensor]]]:
         tensors = {}
         for name in ("prediction", "target"):
             indices = listed and name == "target"
-            of = (rows, *trailing) if indices else shape
+            tensor_shape = (rows, *trailing) if indices else shape
             values = st.integers(-2, classes) if indices else NUMBERS
-            drawn = draw(st.lists(values, min_size=math.prod(of), max_size=math.prod(of)))
-            tensors[name] = torch.tensor(drawn, dtype=torch.int64 if indices else torch.float64).reshape(of)
+            drawn = draw(st.lists(values, min_size=math.prod(tensor_shape), max_size=math.prod(tensor_shape)))
+            tensors[name] = torch.tensor(drawn, dtype=torch.int64 if indices else torch.float64).reshape(tensor_shape)
         inputs.append(tensors)
     return {"loss": loss, "outputs": ["loss", "gradient", "metrics"]}, inputs
 
@@ -829,12 +829,12 @@ def anything(draw: st.DrawFn) -> tuple[Request, list[dict[str, torch.Tensor]]]:
 @settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(anything())
 def test_whatever_the_numbers_are_they_are_answered_as_the_general_way(
-    asked: tuple[Request, list[dict[str, torch.Tensor]]],
+    batch: tuple[Request, list[dict[str, torch.Tensor]]],
 ) -> None:
-    request, inputs = asked
-    found, wanted = together([request] * len(inputs), inputs), generally([request] * len(inputs), inputs)
-    for f, w in zip(found, wanted, strict=True):
-        assert_equal(f, w, 1e-12)
+    request, inputs = batch
+    found, expected = together([request] * len(inputs), inputs), generally([request] * len(inputs), inputs)
+    for f, e in zip(found, expected, strict=True):
+        assert_equal(f, e, 1e-12)
 
 
 @pytest.mark.parametrize(
@@ -859,9 +859,9 @@ def test_everything_between_single_precision_and_the_gradient_is_double_precisio
     double = {name: t.double() if t.is_floating_point() else t for name, t in single.items()}
     request = {"loss": loss, "outputs": ["loss", "gradient"]}
     assert uses_a_pass(request, single)
-    (found,), (wanted,) = together([request], [single]), together([request], [double])
-    assert found.loss == pytest.approx(wanted.loss, rel=1e-14)
-    assert torch.equal(found.gradient(), wanted.gradient().float())
+    (found,), (expected,) = together([request], [single]), together([request], [double])
+    assert found.loss == pytest.approx(expected.loss, rel=1e-14)
+    assert torch.equal(found.gradient(), expected.gradient().float())
 
 
 def callable_from_python(function: Any) -> Any:
@@ -878,8 +878,8 @@ def test_the_logarithms_are_exact_to_two_units_in_the_last_place(name: str, larg
     log = callable_from_python(getattr(arithmetic, name))
     x = np.concatenate([np.linspace(0, min(largest, 9), 20_001), np.geomspace(1e-300, largest, 20_001)])
     found = np.array([log(v) for v in x])
-    wanted = np.log1p(x.astype(np.longdouble))
-    assert np.abs((found - wanted) / np.spacing(found)).max() <= 2
+    expected = np.log1p(x.astype(np.longdouble))
+    assert np.abs((found - expected) / np.spacing(found)).max() <= 2
     assert np.isnan(log(np.nan))
 
 
@@ -889,8 +889,8 @@ def test_the_exponential_is_exact_to_two_units_in_the_last_place() -> None:
     exp = callable_from_python(arithmetic.exp)
     x = -np.concatenate([np.linspace(0, 707.9, 20_001), np.geomspace(1e-300, 1, 20_001)])
     found = np.array([exp(v) for v in x])
-    wanted = np.exp(x.astype(np.longdouble))
-    assert np.abs((found - wanted) / np.spacing(found)).max() <= 2
+    expected = np.exp(x.astype(np.longdouble))
+    assert np.abs((found - expected) / np.spacing(found)).max() <= 2
     assert exp(-709.0) == exp(-np.inf) == 0
     assert np.isnan(exp(np.nan))
 

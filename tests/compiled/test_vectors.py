@@ -106,8 +106,8 @@ def test_a_doubtful_row_is_left_to_the_general_way(what: str, dtype: torch.dtype
     for name, change in changes.items():
         inputs[1][name][2] = inputs[1][change][2] if isinstance(change, str) else change
     found = together([request] * 3, inputs)
-    (wanted,) = generally([request], [inputs[1]])
-    assert_equal(found[1], wanted, 0)
+    (expected,) = generally([request], [inputs[1]])
+    assert_equal(found[1], expected, 0)
     for position in (0, 2):
         (alone,) = together([request], [inputs[position]])
         assert_bits_equal(found[position], alone)
@@ -121,10 +121,10 @@ def test_other_norms_have_no_pass(loss: dict[str, Any]) -> None:
 def test_similar_of_any_dtype_is_read() -> None:
     request = {"loss": {"name": "contrastive"}, "outputs": ["loss", "metrics"]}
     tensors = drawn("contrastive", 9)
-    (wanted,) = together([request], [tensors])
+    (expected,) = together([request], [tensors])
     for dtype in (torch.bool, torch.uint8, torch.int16, torch.float64, torch.bfloat16):
         sent = {**tensors, "similar": tensors["similar"].to(dtype)}
         (found,) = together([request], [sent])
         assert isinstance(found, Evaluated)
-        assert isinstance(wanted, Evaluated)
-        assert found.document == wanted.document
+        assert isinstance(expected, Evaluated)
+        assert found.document == expected.document

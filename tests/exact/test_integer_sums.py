@@ -16,7 +16,7 @@ from lossd.exact.integer_sums import IntegerSums
 WIDE = st.one_of(st.integers(-9, 9), st.integers(-(2**40), 2**40))
 
 
-def of(numbers: list[int]) -> bytes:
+def bytes_of(numbers: list[int]) -> bytes:
     """The bytes of these sums."""
     dense = np.array(numbers, np.int64)
     used = np.flatnonzero(dense)
@@ -34,9 +34,9 @@ def test_many_are_read_at_once(drawn: tuple[int, list[dict[int, int]]]) -> None:
     size, many = drawn
     batches = [[each.get(k, 0) for k in range(size)] for each in many]
     expected = [sum(column) for column in zip(*batches, strict=True)] if batches else [0] * size
-    merged = IntegerSums.merged([of(batch) for batch in batches], size)
+    merged = IntegerSums.merged([bytes_of(batch) for batch in batches], size)
     assert merged.dense().tolist() == expected
-    assert merged.encode() == of(expected)
+    assert merged.encode() == bytes_of(expected)
 
 
 @given(st.binary(max_size=40), st.integers(1, 5))
@@ -45,10 +45,10 @@ def test_what_is_refused_alone_is_refused_among_others(noise: bytes, size: int) 
     with suppress(ValueError):
         alone = IntegerSums.decode(noise, size)
     if alone is not None:
-        assert IntegerSums.merged([of([1] * size), noise], size).dense().tolist() == (alone.dense() + 1).tolist()
+        assert IntegerSums.merged([bytes_of([1] * size), noise], size).dense().tolist() == (alone.dense() + 1).tolist()
         return
     with pytest.raises(ValueError, match="integer sum"):
-        IntegerSums.merged([of([1] * size), noise], size)
+        IntegerSums.merged([bytes_of([1] * size), noise], size)
 
 
 @pytest.mark.parametrize(
@@ -62,6 +62,6 @@ def test_what_is_refused_alone_is_refused_among_others(noise: bytes, size: int) 
     ],
 )
 def test_bytes_of_another_form_are_refused(data: bytes) -> None:
-    for many in ([data], [of([0, 1, 0, 0, 7]), data]):
+    for many in ([data], [bytes_of([0, 1, 0, 0, 7]), data]):
         with pytest.raises(ValueError, match="integer sum"):
             IntegerSums.merged(many, 5)

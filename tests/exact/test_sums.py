@@ -28,7 +28,7 @@ def exactly(values: Sequence[float]) -> Fraction:
     return sum(map(Fraction, values), Fraction())
 
 
-def of(values: Any, index: Any = None, count: int = 1) -> ExactSums:
+def sums_of(values: Any, index: Any = None, count: int = 1) -> ExactSums:
     sums = ExactSums(count)
     sums.add(values, index)
     return sums
@@ -45,7 +45,7 @@ def wide(generator: np.random.Generator, size: int) -> np.ndarray[Any, Any]:
 
 @given(st.lists(FINITE))
 def test_a_sum_is_exact_and_rounded_once(values: list[float]) -> None:
-    sums = of(values)
+    sums = sums_of(values)
     assert sums.fraction() == exactly(values)
     (number,), bits = sums.integers()
     assert Fraction(number, 1 << bits) == exactly(values)
@@ -69,9 +69,9 @@ def test_a_sum_is_exact_and_rounded_once(values: list[float]) -> None:
     ],
 )
 def test_a_sum_of_extremes(values: list[float]) -> None:
-    assert of(values).fraction() == exactly(values)
-    assert of(values).sums()[0] == rounded(exactly(values))
-    assert math.copysign(1, of(values).sums()[0]) == (-1 if exactly(values) < 0 else 1)
+    assert sums_of(values).fraction() == exactly(values)
+    assert sums_of(values).sums()[0] == rounded(exactly(values))
+    assert math.copysign(1, sums_of(values).sums()[0]) == (-1 if exactly(values) < 0 else 1)
 
 
 @pytest.mark.parametrize("scale", [1, 1e-300, 1e300])
@@ -83,20 +83,20 @@ def test_long_sums_equal_fsum(size: int, scale: float) -> None:
 
 def test_values_over_the_whole_range() -> None:
     values = wide(np.random.default_rng(1), 3 * BLOCK)
-    assert of(values).fraction() == exactly(values.tolist())
+    assert sums_of(values).fraction() == exactly(values.tolist())
 
 
 @given(arrays(np.float64, st.integers(0, 50), elements=ANY), st.integers(1, 5), st.data())
 def test_each_sum_has_its_own_values(values: Any, count: int, data: st.DataObject) -> None:
     index = data.draw(arrays(np.int64, len(values), elements=st.integers(0, count - 1)))
-    sums = of(values, index, count)
+    sums = sums_of(values, index, count)
     for k in range(count):
-        own = values[index == k]
-        assert sums.fraction(k) == exactly(own[np.isfinite(own)].tolist())
-        expected = [np.isnan(own).sum(), (own == np.inf).sum(), (own == -np.inf).sum()]
+        members = values[index == k]
+        assert sums.fraction(k) == exactly(members[np.isfinite(members)].tolist())
+        expected = [np.isnan(members).sum(), (members == np.inf).sum(), (members == -np.inf).sum()]
         assert sums.non_finite[k].tolist() == expected
         with np.errstate(invalid="ignore"):
-            not_finite = own[~np.isfinite(own)].sum() if not np.isfinite(own).all() else None
+            not_finite = members[~np.isfinite(members)].sum() if not np.isfinite(members).all() else None
         expected_sum = rounded(sums.fraction(k)) if not_finite is None else not_finite
         np.testing.assert_equal(sums.sums()[k], expected_sum)
         assert sums.signs[k] == (sums.fraction(k) > 0) - (sums.fraction(k) < 0)
@@ -145,10 +145,10 @@ def test_one_index_of_no_sum_is_refused(index: Any) -> None:
 
 def test_means_are_rounded_once() -> None:
     values, index = [0.1, 0.2, 0.3, 1e308, 1e308, 5.0], [0, 0, 0, 1, 1, 2]
-    sums = of(values, index, 3)
+    sums = sums_of(values, index, 3)
     expected = [rounded(exactly(values[:3]) / 3), 1e308, math.nan]
     np.testing.assert_array_equal(sums.means([3, 2, 0]), expected)
-    weights = of([0.1, 0.2, 1e-300], [0, 0, 1], 3)
+    weights = sums_of([0.1, 0.2, 1e-300], [0, 0, 1], 3)
     expected = [rounded(exactly(values[:3]) / exactly([0.1, 0.2])), math.inf, math.nan]
     np.testing.assert_array_equal(sums.means(weights), expected)
 
@@ -156,7 +156,7 @@ def test_means_are_rounded_once() -> None:
 def test_2_to_40_equal_values_by_merging() -> None:
     """The chunks do not overflow."""
     for value in (1.0, LARGEST, -SMALLEST, math.pi, math.nan):
-        sums = of([value])
+        sums = sums_of([value])
         for _ in range(40):
             sums.merge(sums)
         if math.isnan(value):
@@ -192,10 +192,10 @@ def merged(parts: list[ExactSums], choose: Any) -> ExactSums:
 @given(arrays(np.float64, st.integers(1, 40), elements=ANY), st.integers(1, 4), st.randoms(use_true_random=False))
 def test_order_split_and_merging_do_not_matter(values: Any, count: int, random: Any) -> None:
     index = np.array([random.randrange(count) for _ in values])
-    expected = of(values, index, count).encode()
+    expected = sums_of(values, index, count).encode()
     order = np.array(random.sample(range(len(values)), len(values)))
     cuts = sorted(random.randrange(len(values) + 1) for _ in range(random.randrange(6)))
-    parts = [of(values[these], index[these], count) for these in np.split(order, cuts)]
+    parts = [sums_of(values[these], index[these], count) for these in np.split(order, cuts)]
     for part in parts[::2]:
         part.sums()  # reading changes nothing
     sums = merged(parts, random.randrange)
@@ -209,7 +209,7 @@ def test_bytes_are_merged_as_what_they_are_of(batches: list[Any], count: int, da
     for values in batches:
         index = data.draw(arrays(np.int64, len(values), elements=st.integers(0, count - 1)))
         whole.add(values, index)
-        encoded.append(of(values, index, count).encode())
+        encoded.append(sums_of(values, index, count).encode())
     assert ExactSums.merged(encoded, count=count).encode() == whole.encode()
     if encoded:
         damaged = bytearray(data.draw(st.sampled_from(encoded)))
@@ -229,7 +229,7 @@ def test_merging_bytes_carries_over_every_place() -> None:
     whole = ExactSums(175)
     for values, index in batches:
         whole.add(values, index)
-    assert ExactSums.merged([of(*batch, 175).encode() for batch in batches], count=175).encode() == whole.encode()
+    assert ExactSums.merged([sums_of(*batch, 175).encode() for batch in batches], count=175).encode() == whole.encode()
 
 
 def test_thirty_splits_of_many_values() -> None:
@@ -237,32 +237,32 @@ def test_thirty_splits_of_many_values() -> None:
     generator = np.random.default_rng(2)
     values = np.concatenate([wide(generator, 500), generator.standard_normal(20_000)])
     values = np.concatenate([values, -values[::3]])
-    expected = of(values).encode()
+    expected = sums_of(values).encode()
     for _ in range(30):
         order = generator.permutation(len(values))
         parts = np.split(values[order], np.sort(generator.integers(0, len(values), 4)))
-        assert merged([of(part) for part in parts], generator.integers).encode() == expected
+        assert merged([sums_of(part) for part in parts], generator.integers).encode() == expected
 
 
 @given(st.lists(ANY), st.lists(ANY))
 def test_subtraction_takes_a_part_away(values: list[float], more: list[float]) -> None:
     """As if it had never been added, not finite ones too."""
-    sums = of(values + more)
-    sums.subtract(of(more))
-    assert sums == of(values)
-    sums.subtract(of(values))
+    sums = sums_of(values + more)
+    sums.subtract(sums_of(more))
+    assert sums == sums_of(values)
+    sums.subtract(sums_of(values))
     assert sums == ExactSums()
     assert sums.encode() == ExactSums().encode()
 
 
 def test_moved_sums_are_renumbered_and_added_up() -> None:
-    sums = of([1.0, 2.0, 4.0, math.inf], [0, 1, 2, 2], 4)
-    assert sums.moved([2, 0, 2, 1], count=3) == of([1.0, 2.0, 4.0, math.inf], [2, 0, 2, 2], 3)
+    sums = sums_of([1.0, 2.0, 4.0, math.inf], [0, 1, 2, 2], 4)
+    assert sums.moved([2, 0, 2, 1], count=3) == sums_of([1.0, 2.0, 4.0, math.inf], [2, 0, 2, 2], 3)
     assert sums.sums().tolist() == [1, 2, math.inf, 0]
 
 
 def test_copies_change_independently() -> None:
-    sums = of([1.0])
+    sums = sums_of([1.0])
     copy = sums.copy()
     copy.add(2.0)
     assert [sums.sums()[0], copy.sums()[0]] == [1, 3]
@@ -272,15 +272,15 @@ def test_added_arrays_may_change_afterwards() -> None:
     sums, values, index = ExactSums(100), np.ones(3), np.arange(3)
     sums.add(values, index)
     values[:], index[:] = 7, 7
-    assert sums == of(np.ones(3), np.arange(3), 100)
+    assert sums == sums_of(np.ones(3), np.arange(3), 100)
 
 
 def test_an_unused_sum_takes_no_space() -> None:
-    assert len(of([1.0], [999_999], 1_000_000).encode()) == 24 + 9
-    assert len(of(np.full(1000, 0.1), np.arange(1000), 1000).encode()) <= 24 + 3 * 9 * 1000
+    assert len(sums_of([1.0], [999_999], 1_000_000).encode()) == 24 + 9
+    assert len(sums_of(np.full(1000, 0.1), np.arange(1000), 1000).encode()) <= 24 + 3 * 9 * 1000
 
 
-GOOD = of([1.5, -3.0, math.nan], [0, 2, 1], 3).encode()
+GOOD = sums_of([1.5, -3.0, math.nan], [0, 2, 1], 3).encode()
 
 
 def digits(*entries: tuple[int, int, int], count: int = 3, magic: bytes = b"esum", version: int = 1) -> bytes:
@@ -422,7 +422,7 @@ def test_products_have_two_or_three_factors() -> None:
 
 
 def moment(values: np.ndarray[Any, Any]) -> Fraction:
-    sums, squares = of(values), ExactSums()
+    sums, squares = sums_of(values), ExactSums()
     squares.add_products(values, values)
     return second_moment(values.size, (sums.fraction(), sums.fraction()), squares.fraction())
 
@@ -471,12 +471,12 @@ def test_ratios_beyond_float64() -> None:
 @given(arrays(np.float64, st.integers(0, 60), elements=ANY))
 def test_few_values_of_a_single_sum_add_up_as_many_do(values: Any) -> None:
     """Few are added as integers, many in blocks: the zeros make them many."""
-    few, many = of(values), of(np.concatenate([values, np.zeros(HELD)]))
+    few, many = sums_of(values), sums_of(np.concatenate([values, np.zeros(HELD)]))
     assert few.encode() == many.encode()
     assert ExactSums.decode(few.encode(), count=1) == many
-    merged = of(values)
+    merged = sums_of(values)
     merged.merge(many)
-    assert merged.encode() == of(np.concatenate([values, values])).encode()
+    assert merged.encode() == sums_of(np.concatenate([values, values])).encode()
     merged.subtract(few)
     assert merged == few
 
@@ -484,9 +484,9 @@ def test_few_values_of_a_single_sum_add_up_as_many_do(values: Any) -> None:
 @pytest.mark.parametrize("value", [1.0, -0.0, 0.1, SMALLEST, -LARGEST, math.nan, -math.inf])
 def test_many_equal_values_add_up_as_any(value: float) -> None:
     values = np.full(3 * HELD + 1, value)
-    split = of(values[:7])
+    split = sums_of(values[:7])
     split.add(values[7:])
     split.add(np.array([0.0]))
-    assert split.encode() == of(np.concatenate([values, [0.0]])).encode()
+    assert split.encode() == sums_of(np.concatenate([values, [0.0]])).encode()
     if math.isfinite(value):
-        assert of(values).fraction() == Fraction(value) * len(values)
+        assert sums_of(values).fraction() == Fraction(value) * len(values)

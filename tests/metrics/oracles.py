@@ -55,8 +55,8 @@ def _over_classes(s: Sample, per_class: Array, micro: float) -> dict[str, Any]:
 
 def _f_beta(s: Sample) -> Any:
     per_class = sk.fbeta_score(
-        s.true, s.said, beta=s.options.get("beta", 1.0), average=None, labels=range(s.classes), sample_weight=s.weight,
-        zero_division=UNDEFINED,
+        s.true, s.prediction, beta=s.options.get("beta", 1.0), average=None, labels=range(s.classes),
+        sample_weight=s.weight, zero_division=UNDEFINED,
     )  # fmt: skip
     return _over_classes(s, per_class, s.matrix.trace() / s.matrix.sum())
 
@@ -64,7 +64,7 @@ def _f_beta(s: Sample) -> Any:
 def _jaccard(s: Sample) -> Any:
     """scikit-learn's Jaccard index has no NaN of its own: a class in neither is taken out by hand."""
     per_class = sk.jaccard_score(
-        s.true, s.said, average=None, labels=range(s.classes), sample_weight=s.weight, zero_division=0
+        s.true, s.prediction, average=None, labels=range(s.classes), sample_weight=s.weight, zero_division=0
     )
     absent = s.matrix.sum(0) + s.matrix.sum(1) == 0
     hits = s.matrix.trace()
@@ -114,18 +114,18 @@ def _support_of_classes(s: Sample) -> Any:
 
 def _mcc(s: Sample) -> Any:
     w = s.weight > 0
-    if len(np.unique(s.true[w])) < 2 or len(np.unique(s.said[w])) < 2:
+    if len(np.unique(s.true[w])) < 2 or len(np.unique(s.prediction[w])) < 2:
         return UNDEFINED
-    return sk.matthews_corrcoef(s.true, s.said, sample_weight=s.weight)
+    return sk.matthews_corrcoef(s.true, s.prediction, sample_weight=s.weight)
 
 
 def _kappa(s: Sample) -> Any:
     w = s.weight > 0
-    if len(np.unique(np.concatenate([s.true[w], s.said[w]]))) < 2:
+    if len(np.unique(np.concatenate([s.true[w], s.prediction[w]]))) < 2:
         return UNDEFINED
     weights = s.options.get("weights", "none")
     return sk.cohen_kappa_score(
-        s.true, s.said, labels=range(s.classes) if s.said.dtype != bool else None, sample_weight=s.weight,
+        s.true, s.prediction, labels=range(s.classes) if s.prediction.dtype != bool else None, sample_weight=s.weight,
         weights=None if weights == "none" else weights,
     )  # fmt: skip
 
@@ -177,7 +177,9 @@ def _ece(confidence: Array, right: Array, weight: Array, bins: int) -> float:
 
 
 def _ece_of_classes(s: Sample) -> Any:
-    return _ece(s.score[np.arange(len(s.said)), s.said], s.said == s.true, s.weight, s.options.get("bins", 15))
+    return _ece(
+        s.score[np.arange(len(s.prediction)), s.prediction], s.prediction == s.true, s.weight, s.options.get("bins", 15)
+    )
 
 
 def _reliability(confidence: Array, right: Array, weight: Array, bins: int) -> Any:
@@ -187,16 +189,16 @@ def _reliability(confidence: Array, right: Array, weight: Array, bins: int) -> A
     means = [
         [
             total / n if n else None
-            for total, n in zip(np.bincount(place, weight * of, minlength=bins), count, strict=True)
+            for total, n in zip(np.bincount(place, weight * values, minlength=bins), count, strict=True)
         ]
-        for of in (confidence, right)
+        for values in (confidence, right)
     ]
     return {"confidence": means[0], "accuracy": means[1], "count": count.tolist()} if count.any() else UNDEFINED
 
 
 def _reliability_of_classes(s: Sample) -> Any:
-    confidence = s.score[np.arange(len(s.said)), s.said]
-    return _reliability(confidence, s.said == s.true, s.weight, s.options.get("bins", 15))
+    confidence = s.score[np.arange(len(s.prediction)), s.prediction]
+    return _reliability(confidence, s.prediction == s.true, s.weight, s.options.get("bins", 15))
 
 
 def _per_image(factor: int, intersections: int) -> Oracle:
@@ -210,7 +212,7 @@ def _per_image(factor: int, intersections: int) -> Oracle:
                 rows.append([np.full(s.classes, UNDEFINED), UNDEFINED, UNDEFINED, UNDEFINED])
                 continue
             matrix = np.zeros((s.classes, s.classes), int)
-            np.add.at(matrix, (s.true[here], s.said[here]), 1)
+            np.add.at(matrix, (s.true[here], s.prediction[here]), 1)
             tp, predicted, actual = matrix.diagonal(), matrix.sum(0), matrix.sum(1)
             denominator = predicted + actual - intersections * tp
             values = np.where(denominator > 0, factor * tp / np.maximum(denominator, 1), UNDEFINED)
@@ -228,7 +230,7 @@ CLASSES: dict[str, Oracle] = {
     "fp": _count("fp"),
     "fn": _count("fn"),
     "tn": _count("tn"),
-    "accuracy": lambda s: sk.accuracy_score(s.true, s.said, sample_weight=s.weight),
+    "accuracy": lambda s: sk.accuracy_score(s.true, s.prediction, sample_weight=s.weight),
     "precision": _averaged(0),
     "recall": _averaged(1),
     "specificity": _specificity_of_classes,
@@ -304,8 +306,8 @@ def _best_threshold(s: Sample) -> Any:
         return UNDEFINED
     thresholds = np.unique(s.score)[::-1]
     found = s.score[:, None] >= thresholds
-    tp, said = ((kept * s.weight[:, None]).sum(0) for kept in (found & s.true[:, None], found))
-    return thresholds[np.argmax(2 * tp / (said + s.weight[s.true].sum()))]
+    tp, predicted = ((kept * s.weight[:, None]).sum(0) for kept in (found & s.true[:, None], found))
+    return thresholds[np.argmax(2 * tp / (predicted + s.weight[s.true].sum()))]
 
 
 def _per_image_plain(factor: int, intersections: int) -> Oracle:
@@ -313,8 +315,8 @@ def _per_image_plain(factor: int, intersections: int) -> Oracle:
         values = []
         for image in range(len(s.image_weight)):
             here = s.image == image
-            tp = (s.said & s.true)[here].sum()
-            beneath = s.said[here].sum() + s.true[here].sum() - intersections * tp
+            tp = (s.prediction & s.true)[here].sum()
+            beneath = s.prediction[here].sum() + s.true[here].sum() - intersections * tp
             values.append(factor * tp / beneath if beneath else UNDEFINED)
         return _mean_over(np.array(values), s.image_weight)
 
@@ -326,7 +328,7 @@ DECISIONS: dict[str, Oracle] = {
     "fp": _cell(0, 1),
     "fn": _cell(1, 0),
     "tn": _cell(0, 0),
-    "accuracy": lambda s: sk.accuracy_score(s.true, s.said, sample_weight=s.weight),
+    "accuracy": lambda s: sk.accuracy_score(s.true, s.prediction, sample_weight=s.weight),
     "precision": _plain(0),
     "recall": _plain(1),
     "specificity": lambda s: _quotient(s, (1, 0, 0, 0), (1, 1, 0, 0)),
@@ -382,7 +384,7 @@ CALIBRATED = ("accuracy", "log_loss", "brier", "ece", "reliability")
 
 MULTILABEL: dict[str, Oracle] = {
     **{name: _each(BINARY[name]) for name in (*CELLS, "support", "roc_curve", "pr_curve")},
-    "confusion_matrix": lambda s: sk.multilabel_confusion_matrix(s.true, s.said, sample_weight=s.weight).tolist(),
+    "confusion_matrix": lambda s: sk.multilabel_confusion_matrix(s.true, s.prediction, sample_weight=s.weight).tolist(),
     **{
         name: _of_labels(BINARY[name])
         for name in (
@@ -390,7 +392,7 @@ MULTILABEL: dict[str, Oracle] = {
             *("auroc", "average_precision"),
         )
     },
-    **{name: lambda s, of=BINARY[name]: of(s.pooled) for name in CALIBRATED},
+    **{name: lambda s, metric=BINARY[name]: metric(s.pooled) for name in CALIBRATED},
     "best_threshold": lambda s: {
         "micro": _best_threshold(s.pooled),
         "per_class": [_best_threshold(s.label(k)) for k in range(s.classes)],

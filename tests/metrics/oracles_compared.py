@@ -34,10 +34,10 @@ def unit(vectors: Array) -> Array:
 # Pairs and adversaries decide: samples for the oracles of decisions, positive where similar or real.
 
 
-def _decided(said: Array, true: Array, score: Array, weight: Array, **options: Any) -> Sample:
+def _decided(prediction: Array, true: Array, score: Array, weight: Array, **options: Any) -> Sample:
     kept = weight > 0
     image = np.arange(kept.sum())
-    return Sample(said[kept], true[kept], score[kept], weight[kept], 1, image, weight, options)
+    return Sample(prediction[kept], true[kept], score[kept], weight[kept], 1, image, weight, options)
 
 
 def sample_of_pairs(request: Request, ignore_index: int | None, **options: Any) -> Sample:
@@ -100,8 +100,8 @@ def _best_distance(s: Sample) -> Any:
     limits = [*(steps[:-1] + steps[1:]) / 2, np.nextafter(steps[-1], np.inf) + unit]
     of_limit = []
     for limit in limits:
-        said = distance < limit
-        of_limit.append(2 * s.weight[said & s.true].sum() / (s.weight[said].sum() + s.weight[s.true].sum()))
+        prediction = distance < limit
+        of_limit.append(2 * s.weight[prediction & s.true].sum() / (s.weight[prediction].sum() + s.weight[s.true].sum()))
     return limits[int(np.argmax(of_limit))]
 
 

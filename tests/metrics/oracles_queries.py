@@ -30,8 +30,8 @@ def orders(scores: Array, ties: str) -> Iterator[list[int]]:
 
 
 def ndcg(grades: Grades, k: int, gain: str) -> float:
-    def gained(of: Grades) -> float:
-        raw = [2**y - 1 if gain == "exponential" else y for y in of]
+    def gained(ranking: Grades) -> float:
+        raw = [2**y - 1 if gain == "exponential" else y for y in ranking]
         return sum(g / math.log2(1 + r) for r, g in enumerate(raw[:k], 1))
 
     return gained(grades) / gained(sorted(grades, reverse=True))

@@ -35,32 +35,34 @@ def _reached(values: Array, weights: Array, level: float) -> float:
 
 def _medae(s: Sample) -> Any:
     if s.options["weighted"]:
-        return _reached(np.abs(s.said - s.true), s.weight, 0.5)
-    return sk.median_absolute_error(s.true, s.said)
+        return _reached(np.abs(s.prediction - s.true), s.weight, 0.5)
+    return sk.median_absolute_error(s.true, s.prediction)
 
 
 def _msle(s: Sample) -> Any:
-    if min(s.said.min(), s.true.min()) <= -1:
+    if min(s.prediction.min(), s.true.min()) <= -1:
         return UNDEFINED
-    return sk.mean_squared_log_error(s.true, s.said, sample_weight=s.weight)
+    return sk.mean_squared_log_error(s.true, s.prediction, sample_weight=s.weight)
 
 
 def _smape(s: Sample) -> Any:
-    each = [0.0 if p == y == 0 else 2 * abs(p - y) / (abs(p) + abs(y)) for p, y in zip(s.said, s.true, strict=True)]
+    each = [
+        0.0 if p == y == 0 else 2 * abs(p - y) / (abs(p) + abs(y)) for p, y in zip(s.prediction, s.true, strict=True)
+    ]
     return np.average(each, weights=s.weight)
 
 
 def _wape(s: Sample) -> Any:
     size = (s.weight * np.abs(s.true)).sum()
-    return (s.weight * np.abs(s.said - s.true)).sum() / size if size else UNDEFINED
+    return (s.weight * np.abs(s.prediction - s.true)).sum() / size if size else UNDEFINED
 
 
 def _rse(s: Sample) -> Any:
-    return UNDEFINED if np.ptp(s.true) == 0 else 1 - sk.r2_score(s.true, s.said, sample_weight=s.weight)
+    return UNDEFINED if np.ptp(s.true) == 0 else 1 - sk.r2_score(s.true, s.prediction, sample_weight=s.weight)
 
 
 def _nrmse(s: Sample) -> Any:
-    rmse = sk.root_mean_squared_error(s.true, s.said, sample_weight=s.weight)
+    rmse = sk.root_mean_squared_error(s.true, s.prediction, sample_weight=s.weight)
     mean = np.average(s.true, weights=s.weight)
     by = {
         "mean": abs(mean),
@@ -72,7 +74,7 @@ def _nrmse(s: Sample) -> Any:
 
 
 def _minkowski(s: Sample) -> Any:
-    return scipy.spatial.distance.minkowski(s.said, s.true, s.options.get("p", 2), w=s.weight)
+    return scipy.spatial.distance.minkowski(s.prediction, s.true, s.options.get("p", 2), w=s.weight)
 
 
 def _levels(s: Sample) -> list[float]:
@@ -80,13 +82,13 @@ def _levels(s: Sample) -> list[float]:
 
 
 def _pinball(s: Sample) -> Any:
-    return [sk.mean_pinball_loss(s.true, s.said, sample_weight=s.weight, alpha=level) for level in _levels(s)]
+    return [sk.mean_pinball_loss(s.true, s.prediction, sample_weight=s.weight, alpha=level) for level in _levels(s)]
 
 
 def _d2_pinball(s: Sample) -> Any:
     if np.ptp(s.true) == 0:
         return [UNDEFINED] * len(_levels(s))
-    return [sk.d2_pinball_score(s.true, s.said, sample_weight=s.weight, alpha=level) for level in _levels(s)]
+    return [sk.d2_pinball_score(s.true, s.prediction, sample_weight=s.weight, alpha=level) for level in _levels(s)]
 
 
 def _unit_deviance(y: float, mean: Any, power: float) -> Any:
@@ -114,13 +116,13 @@ def _fits(s: Sample, power: float) -> bool:
     if power == 0:
         return True
     lowest = {True: s.true.min() > 0, False: s.true.min() >= 0}[power >= 2] if power >= 1 else True
-    return bool(lowest and s.said.min() > 0)
+    return bool(lowest and s.prediction.min() > 0)
 
 
 def _deviance(power: float | None) -> Oracle:
     def oracle(s: Sample) -> Any:
-        of = s.options.get("power", 1.5) if power is None else power
-        return float(_deviance_of(s, lambda i: s.said[i], of)) if _fits(s, of) else UNDEFINED
+        exponent = s.options.get("power", 1.5) if power is None else power
+        return float(_deviance_of(s, lambda i: s.prediction[i], exponent)) if _fits(s, exponent) else UNDEFINED
 
     return oracle
 
@@ -131,7 +133,7 @@ def _d2_tweedie(s: Sample) -> Any:
         return UNDEFINED
     with mpmath.workdps(40):
         mean = sum(mpmath.mpf(y) * w for y, w in zip(s.true, s.weight, strict=True)) / sum(map(mpmath.mpf, s.weight))
-        return float(1 - _deviance_of(s, lambda i: s.said[i], power) / _deviance_of(s, lambda _: mean, power))
+        return float(1 - _deviance_of(s, lambda i: s.prediction[i], power) / _deviance_of(s, lambda _: mean, power))
 
 
 def _ranks(values: Array, weights: Array) -> Array:
@@ -140,27 +142,27 @@ def _ranks(values: Array, weights: Array) -> Array:
 
 
 def _spearman(s: Sample) -> Any:
-    if np.ptp(s.said) == 0 or np.ptp(s.true) == 0:
+    if np.ptp(s.prediction) == 0 or np.ptp(s.true) == 0:
         return UNDEFINED
     if not s.options["weighted"]:
-        return scipy.stats.spearmanr(s.said, s.true).statistic
-    covariance = np.cov(_ranks(s.said, s.weight), _ranks(s.true, s.weight), aweights=s.weight)
+        return scipy.stats.spearmanr(s.prediction, s.true).statistic
+    covariance = np.cov(_ranks(s.prediction, s.weight), _ranks(s.true, s.weight), aweights=s.weight)
     return covariance[0, 1] / np.sqrt(covariance[0, 0] * covariance[1, 1])
 
 
 def _kendall(s: Sample) -> Any:
-    if np.ptp(s.said) == 0 or np.ptp(s.true) == 0:
+    if np.ptp(s.prediction) == 0 or np.ptp(s.true) == 0:
         return UNDEFINED
     if not s.options["weighted"]:
-        return scipy.stats.kendalltau(s.said, s.true).statistic
+        return scipy.stats.kendalltau(s.prediction, s.true).statistic
     pairs = s.weight[:, None] * s.weight
-    first, second = (np.sign(values[:, None] - values) for values in (s.said, s.true))
+    first, second = (np.sign(values[:, None] - values) for values in (s.prediction, s.true))
     return (pairs * first * second).sum() / np.sqrt((pairs * first**2).sum() * (pairs * second**2).sum())
 
 
 def _ccc(s: Sample) -> Any:
-    means = [np.average(values, weights=s.weight) for values in (s.said, s.true)]
-    p, t = s.said - means[0], s.true - means[1]
+    means = [np.average(values, weights=s.weight) for values in (s.prediction, s.true)]
+    p, t = s.prediction - means[0], s.true - means[1]
     cov, var_p, var_t = (np.average(product, weights=s.weight) for product in (p * t, p * p, t * t))
     return 2 * cov / (var_p + var_t + (means[0] - means[1]) ** 2)
 
@@ -168,7 +170,7 @@ def _ccc(s: Sample) -> Any:
 def _cosine(s: Sample) -> Any:
     found, weights = [], []
     for row in np.unique(s.image):
-        p, t = s.said[s.image == row], s.true[s.image == row]
+        p, t = s.prediction[s.image == row], s.true[s.image == row]
         if p.any() and t.any():
             found.append(sk.pairwise.cosine_similarity(p[None], t[None])[0, 0])
             weights.append(s.image_weight[row])
@@ -181,7 +183,9 @@ REGRESSION: dict[str, Oracle] = {
     "rmsle": lambda s: np.sqrt(_msle(s)),
     "smape": _smape,
     "wape": _wape,
-    "mase": lambda s: sk.mean_absolute_error(s.true, s.said, sample_weight=s.weight) / s.options.get("scale", 2.0),
+    "mase": lambda s: (
+        sk.mean_absolute_error(s.true, s.prediction, sample_weight=s.weight) / s.options.get("scale", 2.0)
+    ),
     "rse": _rse,
     "nrmse": _nrmse,
     "minkowski": _minkowski,
@@ -190,7 +194,7 @@ REGRESSION: dict[str, Oracle] = {
     "poisson_deviance": _deviance(1),
     "gamma_deviance": _deviance(2),
     "d2_absolute": lambda s: (
-        UNDEFINED if np.ptp(s.true) == 0 else sk.d2_absolute_error_score(s.true, s.said, sample_weight=s.weight)
+        UNDEFINED if np.ptp(s.true) == 0 else sk.d2_absolute_error_score(s.true, s.prediction, sample_weight=s.weight)
     ),
     "d2_pinball": _d2_pinball,
     "d2_tweedie": _d2_tweedie,
@@ -216,7 +220,7 @@ def _share(above: Callable[..., float], below: Callable[..., float]) -> Oracle:
 def _informedness(s: Sample) -> Any:
     if len(np.unique(s.true[s.weight > 0])) < 2:
         return UNDEFINED
-    return sk.balanced_accuracy_score(s.true, s.said, sample_weight=s.weight, adjusted=True)
+    return sk.balanced_accuracy_score(s.true, s.prediction, sample_weight=s.weight, adjusted=True)
 
 
 def _markedness(s: Sample) -> Any:
@@ -285,7 +289,7 @@ def _best(field: str, option: str) -> Oracle:
     def oracle(s: Sample) -> Any:
         least, other = s.options.get(option, 0.9), option.removeprefix("min_")
         found = [(rates(*cells), threshold) for threshold, cells in _thresholds(s)]
-        good = [(of[field], of[other], -i) for i, (of, _) in enumerate(found) if of[other] >= least - 1e-12]
+        good = [(point[field], point[other], -i) for i, (point, _) in enumerate(found) if point[other] >= least - 1e-12]
         if not good:
             return UNDEFINED
         value, _, place = max((round(a, 12), round(b, 12), i) for a, b, i in good)
@@ -338,7 +342,7 @@ def _gaps(confidence: Array, right: Array, weight: Array, bins: int) -> Iterator
     for number in range(bins):
         inside = np.clip(np.ceil(confidence * bins) - 1, 0, bins - 1) == number
         if weight[inside].sum():
-            means = (np.average(of[inside], weights=weight[inside]) for of in (confidence, right))
+            means = (np.average(values[inside], weights=weight[inside]) for values in (confidence, right))
             yield abs(next(means) - next(means)), weight[inside].sum() / weight.sum()
 
 
@@ -347,8 +351,8 @@ def _calibration(norm: Callable[[list[tuple[float, float]]], float]) -> tuple[Or
         return norm(list(_gaps(s.score, s.true, s.weight, s.options.get("bins", 15))))
 
     def of_classes(s: Sample) -> Any:
-        confidence = s.score[np.arange(len(s.said)), s.said]
-        return norm(list(_gaps(confidence, s.said == s.true, s.weight, s.options.get("bins", 15))))
+        confidence = s.score[np.arange(len(s.prediction)), s.prediction]
+        return norm(list(_gaps(confidence, s.prediction == s.true, s.weight, s.options.get("bins", 15))))
 
     return of_decisions, of_classes
 
@@ -439,14 +443,17 @@ def _ndcg(s: Sample) -> Any:
 MULTILABEL: dict[str, Oracle] = {
     **{name: _of_labels(oracle) for name, oracle in RATES.items()},
     **{
-        name: lambda s, of=oracle: {"micro": of(s.pooled), "per_class": [of(s.label(k)) for k in range(s.classes)]}
+        name: lambda s, metric=oracle: {
+            "micro": metric(s.pooled),
+            "per_class": [metric(s.label(k)) for k in range(s.classes)],
+        }
         for name, oracle in BEST.items()
     },
-    **{name: lambda s, of=BINARY[name]: of(s.pooled) for name in ("hinge", "mce", "ece_l2")},
+    **{name: lambda s, metric=BINARY[name]: metric(s.pooled) for name in ("hinge", "mce", "ece_l2")},
     "normalized_confusion_matrix": lambda s: [_normalized(s.label(k)) for k in range(s.classes)],
     "ace": _ace_of_labels,
-    "exact_match": lambda s: sk.accuracy_score(s.true, s.said, sample_weight=s.weight),
-    "hamming": lambda s: sk.hamming_loss(s.true, s.said, sample_weight=s.weight),
+    "exact_match": lambda s: sk.accuracy_score(s.true, s.prediction, sample_weight=s.weight),
+    "hamming": lambda s: sk.hamming_loss(s.true, s.prediction, sample_weight=s.weight),
     "lrap": _of_samples(sk.label_ranking_average_precision_score),
     "coverage_error": _of_samples(sk.coverage_error),
     "ranking_loss": _of_samples(sk.label_ranking_loss, both=True),
@@ -484,7 +491,7 @@ def _of_matrix(function: Callable[[float, float, float, float], tuple[float, flo
 def _adjusted(s: Sample) -> Any:
     if len(np.unique(s.true[s.weight > 0])) < 2:
         return UNDEFINED
-    return quietly(sk.balanced_accuracy_score, s.true, s.said, sample_weight=s.weight, adjusted=True)
+    return quietly(sk.balanced_accuracy_score, s.true, s.prediction, sample_weight=s.weight, adjusted=True)
 
 
 def _fw_iou(s: Sample) -> Any:
@@ -498,23 +505,23 @@ def _images(s: Sample) -> Iterator[tuple[float, Array, Array, Array]]:
     for image, weight in enumerate(s.image_weight):
         here = s.image == image
         if weight > 0 and here.any():
-            said, true = (values[here][:, None] == np.arange(s.classes) for values in (s.said, s.true))
-            yield weight, (said & true).sum(0), said.sum(0), true.sum(0)
+            prediction, true = (values[here][:, None] == np.arange(s.classes) for values in (s.prediction, s.true))
+            yield weight, (prediction & true).sum(0), prediction.sum(0), true.sum(0)
 
 
 def _generalized_dice(s: Sample) -> Any:
     found, weights = [], []
-    for weight, tp, said, true in _images(s):
+    for weight, tp, predicted, true in _images(s):
         factors = [1 / n**2 if n else None for n in true.tolist()]
         largest = max(factor for factor in factors if factor is not None)
         w = np.array([largest if factor is None else factor for factor in factors])
-        found.append(2 * (w * tp).sum() / (w * (said + true)).sum())
+        found.append(2 * (w * tp).sum() / (w * (predicted + true)).sum())
         weights.append(weight)
     return np.average(found, weights=weights) if found else UNDEFINED
 
 
 def _volumes(s: Sample) -> Any:
-    rows = [(weight, said - true) for weight, _, said, true in _images(s)]
+    rows = [(weight, predicted - true) for weight, _, predicted, true in _images(s)]
     if not rows:
         return {"macro": UNDEFINED, "per_class": [UNDEFINED] * s.classes}
     each = np.average([row for _, row in rows], weights=[weight for weight, _ in rows], axis=0)
@@ -524,7 +531,7 @@ def _volumes(s: Sample) -> Any:
 def _relative_volumes(s: Sample) -> Any:
     each = []
     for k in range(s.classes):
-        rows = [(weight, (said[k] - true[k]) / true[k]) for weight, _, said, true in _images(s) if true[k]]
+        rows = [(weight, (predicted[k] - true[k]) / true[k]) for weight, _, predicted, true in _images(s) if true[k]]
         each.append(np.average([v for _, v in rows], weights=[w for w, _ in rows]) if rows else UNDEFINED)
     return {"macro": _mean_over(np.array(each), np.ones(s.classes)), "per_class": each}
 
@@ -535,13 +542,13 @@ def _boundary(region: Array, steps: int) -> Array:
 
 
 def _boundary_iou(s: Sample) -> Any:
-    said, target, ignore_index = s.options["images"]
-    steps = max(1, round(0.02 * float(np.hypot(*said.shape[1:]))))
+    prediction, target, ignore_index = s.options["images"]
+    steps = max(1, round(0.02 * float(np.hypot(*prediction.shape[1:]))))
     both, either = np.zeros(s.classes), np.zeros(s.classes)
-    for weight, p, t in zip(s.image_weight, said, target, strict=True):
+    for weight, p, t in zip(s.image_weight, prediction, target, strict=True):
         kept = np.ones(t.shape, bool) if ignore_index is None else t != ignore_index
         for k in range(s.classes):
-            first, second = (_boundary((of == k) & kept, steps) for of in (p, t))
+            first, second = (_boundary((image == k) & kept, steps) for image in (p, t))
             both[k] += weight * (first & second).sum()
             either[k] += weight * (first | second).sum()
     values = np.array([b / e if e else UNDEFINED for b, e in zip(both, either, strict=True)])

@@ -20,7 +20,7 @@ class Sample:
     """One request's entries that count.
 
     Attributes:
-        said: Decisions: predicted classes (n,), or booleans (n,) or (n, L).
+        prediction: Decisions: predicted classes (n,), or booleans (n,) or (n, L).
         true: What they should be, in the same form.
         score: Probabilities: (n, C), (n,) or (n, L).
         weight: (n,).
@@ -30,7 +30,7 @@ class Sample:
         options: Of the request.
     """
 
-    said: Array
+    prediction: Array
     true: Array
     score: Array
     weight: Array
@@ -47,30 +47,30 @@ class Sample:
     def labels(self) -> list[Sample]:
         """Each label of several."""
         rest = (self.weight, 1, self.image, self.image_weight, self.options)
-        return [Sample(self.said[:, k], self.true[:, k], self.score[:, k], *rest) for k in range(self.classes)]
+        return [Sample(self.prediction[:, k], self.true[:, k], self.score[:, k], *rest) for k in range(self.classes)]
 
     # What several oracles read: scikit-learn checks its arguments at each call, longer than it counts.
 
     @cached_property
     def matrix(self) -> Array:
         """scikit-learn's confusion matrix of classes, or of no and yes."""
-        labels = [False, True] if self.said.dtype == bool else range(self.classes)
-        return sk.confusion_matrix(self.true, self.said, labels=labels, sample_weight=self.weight)
+        labels = [False, True] if self.prediction.dtype == bool else range(self.classes)
+        return sk.confusion_matrix(self.true, self.prediction, labels=labels, sample_weight=self.weight)
 
     @cached_property
     def cells(self) -> Array:
         """scikit-learn's confusion matrix of each class against the others, (C, 2, 2)."""
         return sk.multilabel_confusion_matrix(
-            self.true, self.said, labels=range(self.classes), sample_weight=self.weight
+            self.true, self.prediction, labels=range(self.classes), sample_weight=self.weight
         )
 
     @cached_property
     def scores(self) -> dict[str | None, Any]:
         """scikit-learn's precision, recall, F1 and support by the kind of average; NaN for what is undefined."""
-        averages = ("binary",) if self.said.dtype == bool else ("macro", "micro", "weighted", None)
+        averages = ("binary",) if self.prediction.dtype == bool else ("macro", "micro", "weighted", None)
         return {
             average: sk.precision_recall_fscore_support(
-                self.true, self.said, average=average, sample_weight=self.weight, zero_division=np.nan,
+                self.true, self.prediction, average=average, sample_weight=self.weight, zero_division=np.nan,
                 labels=range(self.classes) if average is None else None,
             )
             for average in averages
@@ -82,7 +82,7 @@ class Sample:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             return sk.class_likelihood_ratios(
-                self.true, self.said, labels=[False, True], sample_weight=self.weight, replace_undefined_by=np.nan
+                self.true, self.prediction, labels=[False, True], sample_weight=self.weight, replace_undefined_by=np.nan
             )
 
     @cached_property
@@ -97,8 +97,8 @@ class Sample:
         """tp, fp, fn and tn where each score is the threshold, by falling score."""
         found = []
         for score in np.unique(self.score)[::-1]:
-            said = self.score >= score
-            cells = itertools.product((said, ~said), (self.true, ~self.true))
+            prediction = self.score >= score
+            cells = itertools.product((prediction, ~prediction), (self.true, ~self.true))
             found.append(tuple(self.weight[a & b].sum() for a, b in cells))
         return found
 
@@ -107,7 +107,7 @@ class Sample:
         """Every label of every entry as an entry."""
         spread = np.repeat(self.weight, self.classes)
         image = np.repeat(self.image, self.classes)
-        arrays = (self.said.ravel(), self.true.ravel(), self.score.ravel())
+        arrays = (self.prediction.ravel(), self.true.ravel(), self.score.ravel())
         return Sample(*arrays, spread, 1, image, self.image_weight, self.options)
 
 
@@ -126,7 +126,7 @@ def sample_of_classes(request: Request, ignore_index: int | None, **options: Any
     if ignore_index is not None:
         kept &= target != ignore_index
     return Sample(
-        said=scores.argmax(1)[kept],
+        prediction=scores.argmax(1)[kept],
         true=target[kept],
         score=softmax(scores.astype(float), 1)[kept],
         weight=np.repeat(row_weight, entries)[kept],
@@ -154,7 +154,7 @@ def sample_of_decisions(request: Request, ignore_index: int | None, *, labels: b
     threshold = options.get("threshold", 0.5)
     probability = expit(scores.astype(float))
     return Sample(
-        said=(probability >= threshold)[kept],
+        prediction=(probability >= threshold)[kept],
         true=(target >= 0.5)[kept],
         score=probability[kept],
         weight=np.repeat(row_weight, repeats)[kept],
@@ -169,10 +169,10 @@ def sample_of_numbers(request: Request, ignore_index: int | None, **options: Any
     """Predictions and targets, flattened, dropped samples removed."""
     n = len(request["target"])
     weight = request.get("sample_weight", np.ones(n))
-    said, true = (request[name].astype(float).reshape(n, -1) for name in ("prediction", "target"))
-    spread = np.repeat(weight, said.shape[1])
+    prediction, true = (request[name].astype(float).reshape(n, -1) for name in ("prediction", "target"))
+    spread = np.repeat(weight, prediction.shape[1])
     kept = spread > 0
-    row = np.repeat(np.arange(n), said.shape[1])[kept]
-    arrays = (said.ravel()[kept], true.ravel()[kept], np.zeros(kept.sum()), spread[kept])
+    row = np.repeat(np.arange(n), prediction.shape[1])[kept]
+    arrays = (prediction.ravel()[kept], true.ravel()[kept], np.zeros(kept.sum()), spread[kept])
     options["weighted"] = "sample_weight" in request
     return Sample(*arrays, classes=1, image=row, image_weight=weight, options=options)

@@ -15,8 +15,8 @@ def drawn(n: int, classes: int, seed: int = 0) -> dict[str, Array]:
     """Predictions that are near the target more often than not."""
     rng = np.random.default_rng(seed)
     target = rng.integers(0, classes, n)
-    said = np.clip(target + rng.integers(-2, 3, n), 0, classes - 1)
-    return {"prediction": np.eye(classes, dtype=np.float32)[said], "target": target}
+    prediction = np.clip(target + rng.integers(-2, 3, n), 0, classes - 1)
+    return {"prediction": np.eye(classes, dtype=np.float32)[prediction], "target": target}
 
 
 @pytest.mark.parametrize("weights", ["none", "linear", "quadratic"])
@@ -74,9 +74,9 @@ def test_binary_kappa_is_that_of_two_classes():
             continue
         tn, fp, fn, tp = cells
         target = np.repeat([0, 0, 1, 1], [tn, fp, fn, tp])
-        said = np.repeat([0, 1, 0, 1], [tn, fp, fn, tp])
-        (one,) = measure("binary", [{"prediction": said * 2.0 - 1, "target": target}], ["cohen_kappa"])
-        (two,) = measure("multiclass", [{"prediction": np.eye(2)[said], "target": target}], ["cohen_kappa"])
+        prediction = np.repeat([0, 1, 0, 1], [tn, fp, fn, tp])
+        (one,) = measure("binary", [{"prediction": prediction * 2.0 - 1, "target": target}], ["cohen_kappa"])
+        (two,) = measure("multiclass", [{"prediction": np.eye(2)[prediction], "target": target}], ["cohen_kappa"])
         assert one["cohen_kappa"] == pytest.approx(two["cohen_kappa"])
 
 
@@ -88,6 +88,6 @@ def test_f_beta_of_any_beta_is_between_precision_and_recall(beta):
 
 
 def test_decisions_are_laid_out_as_scikit_learn_does():
-    target, said = np.array([0, 1, 1, 1, 0, 0, 0]), np.array([1, 1, 0, 1, 0, 0, 0])
-    (answer,) = measure("binary", [{"prediction": said * 2.0 - 1, "target": target}], ["confusion_matrix"])
-    assert answer["confusion_matrix"] == [[3, 1], [1, 2]] == sk.confusion_matrix(target, said).tolist()
+    target, prediction = np.array([0, 1, 1, 1, 0, 0, 0]), np.array([1, 1, 0, 1, 0, 0, 0])
+    (answer,) = measure("binary", [{"prediction": prediction * 2.0 - 1, "target": target}], ["confusion_matrix"])
+    assert answer["confusion_matrix"] == [[3, 1], [1, 2]] == sk.confusion_matrix(target, prediction).tolist()

@@ -102,8 +102,10 @@ def test_an_ignored_label_is_as_if_the_sample_had_not_had_it(name):
 
 def test_images_of_masks_are_averaged_one_by_one():
     target = np.array([[1.0, 1, 0], [0, 0, 0], [1, 0, 0]])
-    said = np.array([[1.0, 0, 0], [0, 0, 0], [1, 1, 0]])
-    (answer,) = measure("binary", [{"prediction": said * 2 - 1, "target": target}], ["per_image_iou", "per_image_dice"])
+    prediction = np.array([[1.0, 0, 0], [0, 0, 0], [1, 1, 0]])
+    (answer,) = measure(
+        "binary", [{"prediction": prediction * 2 - 1, "target": target}], ["per_image_iou", "per_image_dice"]
+    )
     assert answer["per_image_iou"] == pytest.approx((1 / 2 + 1 / 2) / 2), "the empty image has no IoU"
     assert answer["per_image_dice"] == pytest.approx(2 / 3)
 

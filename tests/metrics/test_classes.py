@@ -179,9 +179,9 @@ def test_weighted_counts_are_floats_and_others_integers():
 def test_images_are_averaged_one_by_one():
     """Worked by hand: one image all right, one with half of class 1 missed, one without anything that counts."""
     target = np.array([[0, 0, 1, 1], [1, 1, 0, 0], [-1, -1, -1, -1]])
-    said = np.array([[0, 0, 1, 1], [1, 0, 0, 0], [0, 0, 0, 0]])
+    prediction = np.array([[0, 0, 1, 1], [1, 0, 0, 0], [0, 0, 0, 0]])
     request = {
-        "prediction": np.ascontiguousarray(np.moveaxis(np.eye(3, dtype=np.float32)[said], -1, 1)),
+        "prediction": np.ascontiguousarray(np.moveaxis(np.eye(3, dtype=np.float32)[prediction], -1, 1)),
         "target": target,
     }
     (answer,) = measure("segmentation", [request], ["per_image_iou", "per_image_dice"], ignore_index=-1)

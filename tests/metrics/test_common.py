@@ -86,7 +86,7 @@ def test_numbers_sent_as_float32_lose_no_digit(table):
 
     narrow = converted([request for _, request in table.requests(7)], np.float32)
     wide = converted(narrow, np.float64)
-    found, expected = (measure(table.task, of, names, activation=table.activation) for of in (narrow, wide))
+    found, expected = (measure(table.task, requests, names, activation=table.activation) for requests in (narrow, wide))
     alike(found, expected, within=1e-14)
 
 

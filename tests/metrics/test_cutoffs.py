@@ -49,23 +49,23 @@ def test_a_logit_reaches_its_own_probability(target: list[float], threshold: flo
 @settings(max_examples=60, deadline=None)
 @given(
     logits=st.lists(st.floats(-30, 30, width=32), min_size=1, max_size=9),
-    own=st.integers(0, 8),
+    index=st.integers(0, 8),
     free=st.floats(0, 1),
     dtype=st.sampled_from(sorted(DTYPES)),
     data=st.data(),
 )
 def test_what_a_threshold_decides_depends_on_scores_alone(
-    logits: list[float], own: int, free: float, dtype: str, data: st.DataObject
+    logits: list[float], index: int, free: float, dtype: str, data: st.DataObject
 ) -> None:
     """Not on the target's dtype, nor on weights, on strangers in the batch, on the place in it or the way taken."""
     prediction = torch.tensor(logits).to(DTYPES[dtype])
-    threshold = float(expit(float(prediction[own % len(logits)]))) if data.draw(st.booleans()) else free
+    threshold = float(expit(float(prediction[index % len(logits)]))) if data.draw(st.booleans()) else free
     target = torch.ones(len(logits))
     request = {"loss": {"name": "bce_with_logits"}, "outputs": ["metrics"],
                "metrics": {"names": ["tp"], "threshold": threshold}}  # fmt: skip
     found = set()
-    for of in (torch.float32, torch.float64, torch.int64, torch.bool, DTYPES[dtype]):
-        inputs = {"prediction": prediction, "target": target.to(of)}
+    for target_dtype in (torch.float32, torch.float64, torch.int64, torch.bool, DTYPES[dtype]):
+        inputs = {"prediction": prediction, "target": target.to(target_dtype)}
         found.add(evaluating.alone(request, inputs).document["metrics"]["tp"])
     weighted = {"prediction": prediction, "target": target, "sample_weight": torch.ones(len(logits))}
     found.add(evaluating.alone(request, weighted).document["metrics"]["tp"])
@@ -191,8 +191,8 @@ def test_every_point_of_a_curve_is_what_its_threshold_decides(kind: str, dtype: 
         (answer,) = measure("binary", [request], ["roc_curve", "pr_curve"])
         roc, pr = answer["roc_curve"], answer["pr_curve"]
         for name, curve in (("roc", roc), ("pr", pr)):
-            told = [str(t) for t in curve["thresholds"]]
-            assert len(set(told)) == len(told), f"{name}: no threshold twice"
+            thresholds = [str(t) for t in curve["thresholds"]]
+            assert len(set(thresholds)) == len(thresholds), f"{name}: no threshold twice"
         for fpr, tpr, threshold in list(zip(roc["fpr"], roc["tpr"], roc["thresholds"], strict=True))[1:]:
             (cells,) = measure("binary", [request], ["tp", "fp"], threshold=threshold)
             assert (cells["fp"] / 6, cells["tp"] / 6) == (fpr, tpr)

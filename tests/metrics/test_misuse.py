@@ -52,8 +52,8 @@ def test_integers_that_are_no_labels_are_scores(task: str, form: Any) -> None:
     """As a page sends them, whose numbers have no decimal point unless they need one."""
     if form is np.uint16 and task != "gan_generator":
         pytest.skip("negative")
-    sent = {name: of if form is list else np.array(of, form) for name, of in SCORES[task].items()}
-    floats = {name: np.array(of, np.float64) for name, of in SCORES[task].items()}
+    sent = {name: values if form is list else np.array(values, form) for name, values in SCORES[task].items()}
+    floats = {name: np.array(values, np.float64) for name, values in SCORES[task].items()}
     found = lossd.evaluate(task=task, inputs=sent)
     assert found.metrics == lossd.evaluate(task=task, inputs=floats).metrics
 
@@ -69,7 +69,7 @@ def test_integers_that_are_no_labels_are_scores(task: str, form: Any) -> None:
     ],
 )
 def test_labels_are_no_scores(task: str, inputs: dict[str, list[int]], name: str, form: Any) -> None:
-    sent = {key: of if form is list or key != name else np.array(of, form) for key, of in inputs.items()}
+    sent = {key: values if form is list or key != name else np.array(values, form) for key, values in inputs.items()}
     with pytest.raises(DtypeMismatch, match=rf"^{name} of the {task} metrics is .*would be read as logits"):
         lossd.evaluate(task=task, inputs=sent)
 
@@ -112,7 +112,7 @@ def test_a_dropped_sample_and_another_request_do_not_matter():
     request = {"task": "binary", "outputs": ["metrics"]}
     assert ask("binary", {**prediction, **weight}).warnings == {SUSPECT}
     sound = {**prediction, "prediction": torch.tensor([-1.0, 1.0, 0.5])}
-    both = evaluating.together([request] * 2, [sound, {name: of[:2] for name, of in prediction.items()}])
+    both = evaluating.together([request] * 2, [sound, {name: tensor[:2] for name, tensor in prediction.items()}])
     assert [answer.warnings for answer in both if not isinstance(answer, Problem)] == [set(), {SUSPECT}]
 
 
@@ -142,7 +142,7 @@ IMAGES: dict[str, Any] = {"prediction": torch.tensor(EVEN)[..., None], "target":
         ({"name": "cross_entropy"}, ROWS), ({"name": "focal"}, ROWS), ({"name": "soft_f1"}, ROWS),
         ({"name": "cross_entropy"}, IMAGES), ({"name": "dice"}, IMAGES), ({"name": "lovasz"}, IMAGES),
     ],
-    ids=lambda of: of.get("name", "-".join(map(str, of["prediction"].shape)) if "prediction" in of else ""),
+    ids=lambda value: value.get("name", "-".join(map(str, value["prediction"].shape)) if "prediction" in value else ""),
 )  # fmt: skip
 def test_probabilities_in_place_of_a_loss_s_logits_bring_a_warning(loss, inputs):
     """Among others that look like logits, or are dropped; with metrics and without; in each dtype."""

@@ -25,8 +25,8 @@ def exact_log_odds(row: list[float]) -> list[Decimal]:
     with localcontext() as context:
         context.prec = 200
         z = [Decimal(x) for x in row]
-        return [own - sum((other - max(z)).exp() for j, other in enumerate(z) if j != k).ln() - max(z)
-                for k, own in enumerate(z)]  # fmt: skip
+        return [logit - sum((other - max(z)).exp() for j, other in enumerate(z) if j != k).ln() - max(z)
+                for k, logit in enumerate(z)]  # fmt: skip
 
 
 def ranks(values: list[Any]) -> list[int]:

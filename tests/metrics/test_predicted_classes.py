@@ -52,7 +52,7 @@ def scored(task: str, inputs: Mapping[str, Any], names: list[str] | None = None,
     return lossd.evaluate(task=task, inputs=inputs, metrics=metrics).metrics
 
 
-def said(**request: Any) -> str:
+def refusal_of(**request: Any) -> str:
     with pytest.raises(Problem) as refused:
         lossd.evaluate(**request)
     return str(refused.value)
@@ -137,7 +137,7 @@ def test_the_documentation_names_the_metrics_that_need_scores() -> None:
 def test_only_tasks_of_classes_take_the_option() -> None:
     numbers = {"prediction": np.zeros(3), "target": np.zeros(3)}
     for task in ("binary", "regression"):
-        assert "metrics.classes is for the tasks multiclass and segmentation" in said(
+        assert "metrics.classes is for the tasks multiclass and segmentation" in refusal_of(
             task=task, **numbers, metrics={"classes": 2}
         )
 
@@ -147,14 +147,16 @@ def test_a_class_out_of_range_is_refused_with_its_place() -> None:
     for wrong in (CLASSES, -1, 2**40):
         prediction = inputs["prediction"].copy()
         prediction[1, 2] = wrong
-        refusal = said(task="multiclass", prediction=prediction, target=inputs["target"], metrics={"classes": CLASSES})
+        refusal = refusal_of(
+            task="multiclass", prediction=prediction, target=inputs["target"], metrics={"classes": CLASSES}
+        )
         assert f"class {wrong} at prediction[1, 2] is out of range: classes 0 to 3 expected" in refusal
     target = np.where(inputs["target"] == 0, IGNORED, inputs["target"])
     outside = np.where(target == IGNORED, 0, IGNORED)  # ignored is the target, and not what is predicted
-    assert f"class {IGNORED} at prediction" in said(
+    assert f"class {IGNORED} at prediction" in refusal_of(
         task="multiclass", prediction=outside, target=target, metrics={"classes": CLASSES, "ignore_index": IGNORED}
     )
-    assert "classes 0 to 2 expected, as many as metrics.classes says" in said(
+    assert "classes 0 to 2 expected, as many as metrics.classes says" in refusal_of(
         task="multiclass", **{**inputs, "prediction": np.zeros((3, 4), int)}, metrics={"classes": 3}
     )
 
@@ -164,9 +166,11 @@ def test_scores_where_classes_are_announced_are_refused() -> None:
     scores = np.moveaxis(np.eye(CLASSES)[inputs["prediction"]], -1, 1)
     options = {"classes": CLASSES}
     for prediction in (scores, scores.astype(int), inputs["prediction"].astype(float)):
-        refusal = said(task="multiclass", prediction=prediction, target=inputs["target"], metrics=options)
+        refusal = refusal_of(task="multiclass", prediction=prediction, target=inputs["target"], metrics=options)
         assert "leave out metrics.classes if it holds a score for each class" in refusal
-    refusal = said(task="multiclass", prediction=inputs["prediction"], target=inputs["target"][:2], metrics=options)
+    refusal = refusal_of(
+        task="multiclass", prediction=inputs["prediction"], target=inputs["target"][:2], metrics=options
+    )
     assert "target has shape (2, 4), expected (3, 4)" in refusal
     assert "leave out" not in refusal
 
@@ -176,7 +180,7 @@ def test_a_map_of_two_classes_is_not_taken_for_scores() -> None:
     rng = np.random.default_rng(0)
     target = rng.integers(0, 2, (2, 8, 8))
     request = {"task": "segmentation", "prediction": 1 - target, "target": target}
-    assert "ones in target[0, :, 0]; for predicted classes, set metrics.classes" in said(**request)
+    assert "ones in target[0, :, 0]; for predicted classes, set metrics.classes" in refusal_of(**request)
     assert lossd.evaluate(**request, metrics={"classes": 2}).metrics.accuracy == 0
     one_hot = np.eye(3, dtype=int)[[0, 2, 1]]
     answer = lossd.evaluate(task="multiclass", prediction=one_hot, target=one_hot, metrics="accuracy")
@@ -188,7 +192,7 @@ def test_a_map_of_two_classes_is_not_taken_for_scores() -> None:
 
 
 def test_boundaries_need_images() -> None:
-    assert "a prediction of the shape (N, H, W), found (50,)" in said(
+    assert "a prediction of the shape (N, H, W), found (50,)" in refusal_of(
         task="segmentation", **drawn(50), metrics={"classes": CLASSES, "names": ["boundary_iou"]}
     )
 

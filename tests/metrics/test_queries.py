@@ -73,9 +73,9 @@ def test_ndcg_and_map_are_those_of_boosters(k: int) -> None:
     booster = xgboost.train(
         {"objective": "rank:ndcg", "eval_metric": [f"ndcg@{k}"], "eta": 0, "max_depth": 1}, data, num_boost_round=1
     )
-    (said,) = [float(part.rpartition(":")[2]) for part in booster.eval(data).split("\t")[1:]]
+    (expected,) = [float(part.rpartition(":")[2]) for part in booster.eval(data).split("\t")[1:]]
     found = metrics({"prediction": scores, "target": grades}, k=k, gain="exponential", zero_division=1)
-    assert found["ndcg@k"] == pytest.approx(said, rel=1e-6)
+    assert found["ndcg@k"] == pytest.approx(expected, rel=1e-6)
 
     history: dict[str, Any] = {}
     settings = {

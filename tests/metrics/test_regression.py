@@ -103,8 +103,8 @@ def test_numbers_of_any_size_have_the_same_ratios_to_the_last_bit(exponent, weig
 def test_a_service_that_has_compiled_its_passes_says_the_same(scale):
     request = {"loss": {"name": "mse"}, "outputs": ["metrics"], "metrics": {"names": EVERY}}
 
-    def answer(of: float) -> dict[str, Any]:
-        tensors = {name: torch.from_numpy(value) for name, value in numbers(of).items()}
+    def answer(factor: float) -> dict[str, Any]:
+        tensors = {name: torch.from_numpy(value) for name, value in numbers(factor).items()}
         found: dict[str, Any] = evaluating.alone(request, tensors).document["metrics"]
         return found
 

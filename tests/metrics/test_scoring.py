@@ -71,8 +71,8 @@ def test_nrmse_divides_by_what_is_asked(by: str, exponent: int) -> None:
     plain = positive()
     request = {name: np.ldexp(array, exponent) for name, array in plain.items()}
     target = plain["target"]
-    of = {"mean": target.mean(), "range": np.ptp(target), "std": target.std(), "l2": np.sqrt((target**2).mean())}[by]
-    expected = sk.root_mean_squared_error(target, plain["prediction"]) / of
+    scale = {"mean": target.mean(), "range": np.ptp(target), "std": target.std(), "l2": np.sqrt((target**2).mean())}[by]
+    expected = sk.root_mean_squared_error(target, plain["prediction"]) / scale
     assert regression(request, ["nrmse"], by=by)["nrmse"] == pytest.approx(expected, rel=1e-13)
     run = lossd.Run(task="regression", metrics={"names": ["nrmse"], "by": by})
     run.add(inputs=request)
@@ -164,14 +164,14 @@ def exact_correlations(first: list[int], second: list[int], weight: list[float])
     def order(a: int, b: int) -> int:
         return (a > b) - (a < b)
 
-    def centred(of: list[int]) -> list[Fraction]:
-        return [sum((v * order(own, other) for other, v in zip(of, w, strict=True)), Fraction(0)) for own in of]
+    def centred(values: list[int]) -> list[Fraction]:
+        return [sum((v * order(x, other) for other, v in zip(values, w, strict=True)), Fraction(0)) for x in values]
 
     def spread(a: Sequence[Fraction | int], b: Sequence[Fraction | int], by: Sequence[Fraction]) -> Fraction:
         return sum((v * x * y for x, y, v in zip(a, b, by, strict=True)), Fraction(0))
 
     pairs = list(itertools.product(range(len(w)), repeat=2))
-    signs = [[order(of[i], of[j]) for i, j in pairs] for of in (first, second)]
+    signs = [[order(values[i], values[j]) for i, j in pairs] for values in (first, second)]
     found = {}
     for name, (one, other), by in (
         ("spearman", (centred(first), centred(second)), w),
@@ -201,8 +201,8 @@ def test_a_weight_counts_as_so_many_equal_samples(name: str) -> None:
     first, second = rng.integers(0, 9, (2, 60)) + 0.5
     second = second + first / 2
     weight = rng.integers(0, 4, 60)
-    of = {"spearman": scipy.stats.spearmanr, "kendall": scipy.stats.kendalltau}[name]
-    expected = of(np.repeat(first, weight), np.repeat(second, weight)).statistic
+    correlation = {"spearman": scipy.stats.spearmanr, "kendall": scipy.stats.kendalltau}[name]
+    expected = correlation(np.repeat(first, weight), np.repeat(second, weight)).statistic
     request = {"prediction": first, "target": second, "sample_weight": weight.astype(float)}
     assert regression(request, [name])[name] == pytest.approx(expected, rel=1e-12)
 
@@ -323,11 +323,11 @@ def test_the_boundary_is_wider_in_a_larger_image() -> None:
     rng = np.random.default_rng(2)
     shape = (2, 90, 120)
     smooth = [scipy.ndimage.gaussian_filter(rng.normal(size=shape), (0, 6, 6)) > 0 for _ in range(2)]
-    said, true = (each.astype(int) for each in smooth)
-    scores = np.stack([1.0 - said, said * 1.0], 1)
+    prediction, true = (each.astype(int) for each in smooth)
+    scores = np.stack([1.0 - prediction, prediction * 1.0], 1)
     [found] = measure("segmentation", [{"prediction": scores, "target": true}], ["boundary_iou"])
     both = either = 0
-    for p, t in zip(said, true, strict=True):
+    for p, t in zip(prediction, true, strict=True):
         first, second = _boundary(p == 1, 3), _boundary(t == 1, 3)
         both, either = both + (first & second).sum(), either + (first | second).sum()
     assert found["boundary_iou"]["per_class"][1] == both / either

@@ -48,13 +48,13 @@ def assert_alike(table: Table, names: list[str], requests: list[Request], count:
     # Of many rows each fifth, which is by turns at every place of a CPU's vector; of long ones the first and the last.
     apart = rows[:: 5 if len(rows) > 5 else min(count, 2)]
     with threads(1):
-        wanted = {i: of_row for row in apart for i, of_row in measured([row]).items()}
+        expected = {i: of_row for row in apart for i, of_row in measured([row]).items()}
         together = measured(rows)
-    assert {i: together[i] for i in apart} == wanted
+    assert {i: together[i] for i in apart} == expected
     with threads(count):
         assert measured(np.random.default_rng(0).permutation(len(rows)).tolist()) == together
         if count > 1:
-            assert measured([0]) == {0: wanted[0]}
+            assert measured([0]) == {0: expected[0]}
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])

@@ -72,7 +72,7 @@ def request_of_labels(task: str, weight: list[float] | None) -> dict[str, np.nda
 @pytest.mark.parametrize("name", OF_LABELS)
 def test_averages_of_labels_hold_those_in_neither(name, zero_division, weight):
     """As scikit-learn's: a label is there, whether any sample has it or not. In steps and compiled."""
-    said = np.nan if zero_division is None else zero_division
+    substitute = np.nan if zero_division is None else zero_division
     common = {"y_true": LABELS, "y_pred": FOUND, "sample_weight": weight}
     if name == "iou" and zero_division is None:  # scikit-learn's Jaccard index knows no NaN
         per_class = sk.jaccard_score(**common, average=None, zero_division=0)
@@ -85,7 +85,7 @@ def test_averages_of_labels_hold_those_in_neither(name, zero_division, weight):
             "weighted": np.average(per_class[kept], weights=support[kept]),
         }
     else:
-        score = partial(OF_LABELS[name], **common, zero_division=said)
+        score = partial(OF_LABELS[name], **common, zero_division=substitute)
         expected = {average: score(average=average) for average in ("macro", "micro", "weighted")}
         per_class = score(average=None)
     expected["per_class"] = [None if np.isnan(value) else value for value in per_class]

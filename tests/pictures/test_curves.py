@@ -49,8 +49,8 @@ def answers(line: Line, outputs: list[str] | None = None) -> list[PointAnswer]:
     return [PointAnswer(evaluation.loss, evaluation.gradients) for evaluation in evaluations]
 
 
-def drawn(of: Curve) -> dict[str, Any]:
-    return of.document([answers(line) for line in of.lines])
+def drawn(picture: Curve) -> dict[str, Any]:
+    return picture.document([answers(line) for line in picture.lines])
 
 
 # What is drawn
@@ -68,8 +68,8 @@ def test_the_curve_s_own_options_are_no_loss_s_parameters() -> None:
 @in_one_item("name, axis", AXES)
 def test_the_gradient_is_the_slope_in_its_direction(name: str, axis: str) -> None:
     points, step = 12, 1e-6
-    of = curve(name, needed(name), x=axis, points=points)
-    for line, series in zip(of.lines, drawn(of)["series"], strict=True):
+    picture = curve(name, needed(name), x=axis, points=points)
+    for line, series in zip(picture.lines, drawn(picture)["series"], strict=True):
         assert np.isfinite(series["loss"]).all()
 
         def loss(moved: float, line: Line = line) -> Array:
@@ -181,7 +181,7 @@ def alignments(p: Array) -> Array:
     for path in itertools.product((0, 1, 2), repeat=4):
         collapsed = [symbol for symbol, _ in itertools.groupby(path) if symbol]
         if collapsed == [1, 2]:
-            matches = sum(symbol == own for symbol, own in zip(path, (1, 1, 2, 2), strict=True))
+            matches = sum(symbol == target for symbol, target in zip(path, (1, 1, 2, 2), strict=True))
             total += p**matches * ((1 - p) / 2) ** (4 - matches)
     return total
 
@@ -300,7 +300,7 @@ def test_the_gradient_is_of_the_quantity_of_the_axis(
 
 
 @in_one_item(
-    "ask, kind, said",
+    "ask, kind, detail",
     [
         (lambda: curve("focul"), UnknownLoss, "did you mean focal"),
         (lambda: curve("ctc"), NotEvaluable, "ctc has no curve: it depends on every path"),
@@ -330,7 +330,7 @@ def test_the_gradient_is_of_the_quantity_of_the_axis(
         (lambda: curve("expression", {"formula": ["a - b"]}), NotEvaluable, "be prediction and target; found a, b"),
     ],
 )
-def test_what_cannot_be_drawn_is_said(ask: Callable[[], Curve], kind: type[Problem], said: str) -> None:
+def test_what_cannot_be_drawn_is_said(ask: Callable[[], Curve], kind: type[Problem], detail: str) -> None:
     with pytest.raises(kind) as refused:
         ask()
-    assert said in refused.value.detail
+    assert detail in refused.value.detail

@@ -57,7 +57,7 @@ def test_noise_infinities_and_few_points_are_no_jumps() -> None:
 
 def test_a_step_is_drawn_vertically() -> None:
     x, gradient = [-1.0, 0.0, 1.0], [-1.0, 0.0, 1.0]
-    at, of = stepped(x, gradient, [Jump(0.0, -1.0, 1.0)])
+    at, drawn_gradient = stepped(x, gradient, [Jump(0.0, -1.0, 1.0)])
     assert at.tolist() == [-1.0, 0.0, 0.0, 1.0]
-    assert of.tolist() == [-1.0, -1.0, 1.0, 1.0]
+    assert drawn_gradient.tolist() == [-1.0, -1.0, 1.0, 1.0]
     assert stepped(x, gradient, [])[1].tolist() == gradient

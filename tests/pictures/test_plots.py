@@ -129,12 +129,12 @@ def test_slices_stand_in_the_order_given_with_their_rows() -> None:
 
 
 @pytest.mark.parametrize(
-    ("kind", "document", "said"),
+    ("kind", "document", "message"),
     [
         ("roc", {"roc_curve": None, "auroc": None}, "all targets are of one kind"),
         ("confusion", {"confusion_matrix": np.eye(65).tolist()}, "65 classes cannot be read"),
     ],
 )
-def test_what_cannot_be_drawn_is_said(kind: str, document: dict[str, Any], said: str) -> None:
-    with pytest.raises(ValueError, match=said):
+def test_what_cannot_be_drawn_is_said(kind: str, document: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
         draw(kind, document)

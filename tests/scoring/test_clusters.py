@@ -106,11 +106,11 @@ def test_what_dies_changes_no_bit(kind: str, data: Path, tmp_path: Path) -> None
         wait_for_chunks(ledger, FREE, started)
         cluster.kill_a_worker()
         (data / "go").touch()
-        said, errors = started.communicate(timeout=LONGEST_S)
+        output, errors = started.communicate(timeout=LONGEST_S)
     finally:
         cluster.close()
     assert started.returncode == 0, errors
-    expected, found = json.loads(plain.stdout), json.loads(said)
+    expected, found = json.loads(plain.stdout), json.loads(output)
     for each in (expected, found):
         del each["files"]["seconds"]
     assert found == expected
@@ -138,7 +138,7 @@ def test_a_cluster_that_is_not_there_is_named(on: str, data: Path) -> None:
         [sys.executable, "-m", "lossd.cli", "score", str(data), *OPTIONS, "--on", on],
         stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment,
     )  # fmt: skip
-    said, errors = started.communicate(timeout=LONGEST_S)
-    assert (started.returncode, said) == (3, ""), errors
+    output, errors = started.communicate(timeout=LONGEST_S)
+    assert (started.returncode, output) == (3, ""), errors
     assert f"cannot be reached at {address}" in errors
     assert f"no score: 0 of {FILES} files counted; --resume LEDGER would keep them" in errors

@@ -399,7 +399,7 @@ def test_ctrl_c_says_what_was_counted_and_how_to_go_on(
 
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
-        for options, said in (
+        for options, message in (
             ((), "with --resume LEDGER"),
             (("--resume", tmp_path / "l"), "the same command continues"),
         ):
@@ -410,7 +410,7 @@ def test_ctrl_c_says_what_was_counted_and_how_to_go_on(
             assert 0 < found["files"]["counted"] < 12
             assert found["files"]["interrupted"]
             assert f"this is the score of {found['files']['counted']} of 12 files" in result.stderr
-            assert said in result.stderr
+            assert message in result.stderr
     finally:
         signal.signal(signal.SIGINT, before)
     on(monkeypatch, Shuffled(1))
@@ -421,7 +421,7 @@ def test_ctrl_c_says_what_was_counted_and_how_to_go_on(
 
 
 @pytest.mark.parametrize(
-    ("options", "said"),
+    ("options", "message"),
     [
         (("--on", "processes:0"), "is not processes:N"),
         (("--on", "cluster"), "is not processes, processes:N, ray, ray=ADDRESS or dask=ADDRESS"),
@@ -431,10 +431,10 @@ def test_ctrl_c_says_what_was_counted_and_how_to_go_on(
         (("--resume", "x", "--run", "a"), "leave them out, or score without --run"),
     ],
 )
-def test_wrong_usage_is_refused(options: tuple[str, ...], said: str, data: Path) -> None:
+def test_wrong_usage_is_refused(options: tuple[str, ...], message: str, data: Path) -> None:
     result = score(data, "--task", "multiclass", *options)
     assert result.exit_code == 2
-    assert said in " ".join(result.stderr.split())
+    assert message in " ".join(result.stderr.split())
 
 
 @pytest.mark.parametrize(

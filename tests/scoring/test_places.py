@@ -91,7 +91,7 @@ def test_a_url_is_read_by_fsspec(protocol: str, folders: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("path", "said"),
+    ("path", "message"),
     [
         ("nothing", "nothing does not exist"),
         ("no*thing", "no file matches no*thing"),
@@ -101,11 +101,11 @@ def test_a_url_is_read_by_fsspec(protocol: str, folders: Path) -> None:
         ("simplecache::s3://a/b", "is a chain of URLs, which are not read; name the files by one URL"),
     ],
 )
-def test_a_place_without_files_is_wrong_usage(path: str, said: str, tmp_path: Path, monkeypatch: Any) -> None:
+def test_a_place_without_files_is_wrong_usage(path: str, message: str, tmp_path: Path, monkeypatch: Any) -> None:
     monkeypatch.chdir(tmp_path)
     result = score(path)
     assert (result.exit_code, result.stdout) == (2, "")
-    assert said in " ".join(result.stderr.split())
+    assert message in " ".join(result.stderr.split())
 
 
 @pytest.mark.parametrize(("protocol", "package"), [("s3", "s3fs"), ("gs", "gcsfs"), ("abfs", "adlfs")])

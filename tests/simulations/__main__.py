@@ -49,7 +49,8 @@ def main(draws: int, chosen: tuple[str, ...], seed: int) -> None:
                 failed |= wrong
                 print(
                     f"{name:44} {number:14} {rows:6} rows {found.draws:5} draws: covered {found.covered:.3f}, "
-                    f"given {found.given:.2f}, SE/SD {found.ratio:.2f} {known}{'  <- outside' if wrong else ''}",
+                    f"given {found.interval_share:.2f}, SE/SD {found.ratio:.2f} {known}"
+                    f"{'  <- outside' if wrong else ''}",
                     flush=True,
                 )
     if not chosen:

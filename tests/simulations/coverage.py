@@ -18,13 +18,13 @@ class Coverage(NamedTuple):
     Attributes:
         draws: How many samples were drawn.
         covered: The part of all intervals that contain the true value.
-        given: The part of samples that have an interval.
+        interval_share: The part of samples that have an interval.
         ratio: The mean standard error over the standard deviation of the values.
     """
 
     draws: int
     covered: float
-    given: float
+    interval_share: float
     ratio: float
 
 
@@ -59,13 +59,13 @@ def coverage(population: Population, rows: int, draws: int, seed: int, *, level:
                 found[name].append((True, within, interval.standard_error, values[name]))
     answers = {}
     for name, entries in found.items():
-        given = [entry[1:] for entry in entries if entry[0]]
-        if not given:
+        intervals = [entry[1:] for entry in entries if entry[0]]
+        if not intervals:
             answers[name] = Coverage(draws, math.nan, 0.0, math.nan)
             continue
-        within, errors, values_of = (np.array(column) for column in zip(*given, strict=True))
+        within, errors, values_of = (np.array(column) for column in zip(*intervals, strict=True))
         ratio = errors.mean() / values_of.std()
-        answers[name] = Coverage(draws, float(within.mean()), len(given) / draws, float(ratio))
+        answers[name] = Coverage(draws, float(within.mean()), len(intervals) / draws, float(ratio))
     return answers
 
 
