@@ -97,16 +97,16 @@ def together(
     recipe, rows = jobs[0].recipe, [job.rows for job in jobs]
     assert all(job.recipe.text == recipe.text for job in jobs), "requests of one batch share their recipe"
 
-    def column(of: Column) -> Tensor:
-        parts = [tensors[of.name] for tensors in inputs]
-        return torch.cat(parts) if of.per_row else torch.stack(parts)
+    def values_of(column: Column) -> Tensor:
+        parts = [tensors[column.name] for tensors in inputs]
+        return torch.cat(parts) if column.per_row else torch.stack(parts)
 
-    answers = {of.name: _unwritten(of, sum(rows), len(jobs)) for of in recipe.answers}
+    answers = {column.name: _unwritten(column, sum(rows), len(jobs)) for column in recipe.answers}
     batch = TensorBatch(
         recipe,
         rows,
         [job.numbers for job in jobs],
-        {of.name: column(of) for of in recipe.inputs},
+        {column.name: values_of(column) for column in recipe.inputs},
         answers,
         torch.device(device),
     )
@@ -114,10 +114,11 @@ def together(
     start = 0
     for position, document in enumerate(evaluate(batch, passes)):
         stop = start + rows[position]
-        own = {
-            of.name: answers[of.name][start:stop] if of.per_row else answers[of.name][position] for of in recipe.answers
+        outputs = {
+            column.name: answers[column.name][start:stop] if column.per_row else answers[column.name][position]
+            for column in recipe.answers
         }
-        evaluated.append(document if isinstance(document, Problem) else Evaluated(document, own))
+        evaluated.append(document if isinstance(document, Problem) else Evaluated(document, outputs))
         start = stop
     return evaluated
 
@@ -131,10 +132,10 @@ def generally(
         return together(requests, inputs, device)
 
 
-def _unwritten(of: Column, rows: int, count: int) -> Tensor:
+def _unwritten(column: Column, rows: int, count: int) -> Tensor:
     """A number that no answer has: of NaN, a pass would doubt its answer, and the general way would correct it."""
-    shape = (rows if of.per_row else count, *of.trailing)
-    return torch.full(shape, -12345.0, dtype=getattr(torch, of.dtype))
+    shape = (rows if column.per_row else count, *column.trailing)
+    return torch.full(shape, -12345.0, dtype=getattr(torch, column.dtype))
 
 
 def alone(request: Mapping[str, Any], tensors: Tensors, device: str = "cpu") -> Evaluated:

@@ -29,7 +29,9 @@ MACHINE_DEFAULTS = {
 
 def families() -> str:
     """Every loss, for those who know what they look for."""
-    return "\n".join(f"- {name}: {', '.join(f'`{loss.name}`' for loss in of)}" for name, of in by_family().items())
+    return "\n".join(
+        f"- {name}: {', '.join(f'`{loss.name}`' for loss in members)}" for name, members in by_family().items()
+    )
 
 
 def counts() -> str:
@@ -48,10 +50,10 @@ def losses() -> str:
             ("Loss", "Task", "", "Parameters"),
             (
                 (f"`{loss.name}`", loss.task, _code(loss.summary), ", ".join(f"`{p.name}`" for p in loss.parameters))
-                for loss in of
+                for loss in members
             ),
         )
-        for heading, of in by_family().items()
+        for heading, members in by_family().items()
     )
 
 
@@ -93,7 +95,9 @@ def _values(arm: Mapping[str, Any]) -> list[str]:
     if "enum" in arm or "const" in arm:
         return [f"`{json.dumps(value)}`" for value in arm.get("enum", [arm.get("const")])]
     if arm["type"] == "object":
-        return [f"`{{{', '.join(json.dumps(name) + ': ' + of['type'] for name, of in arm['properties'].items())}}}`"]
+        return [
+            f"`{{{', '.join(json.dumps(name) + ': ' + field['type'] for name, field in arm['properties'].items())}}}`"
+        ]
     if arm["type"] != "array":
         return [arm["type"]]
     items = arm["items"]
@@ -103,7 +107,9 @@ def _values(arm: Mapping[str, Any]) -> list[str]:
 def _bounds(arm: Mapping[str, Any]) -> list[str]:
     """The limits of a schema's numbers, and of how many there are."""
     signs = {"minimum": "≥", "exclusiveMinimum": ">", "maximum": "≤", "exclusiveMaximum": "<"}
-    limits = [f"{sign} {of[key]:g}" for of in (arm, arm.get("items", {})) for key, sign in signs.items() if key in of]
+    limits = [
+        f"{sign} {part[key]:g}" for part in (arm, arm.get("items", {})) for key, sign in signs.items() if key in part
+    ]
     return [*limits, *([f"{arm['minItems']} to {arm['maxItems']} of them"] if "minItems" in arm else [])]
 
 

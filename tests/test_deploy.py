@@ -64,7 +64,7 @@ def selectors(expression: str) -> Iterator[tuple[str, dict[str, tuple[str, str]]
     for name, matchers in re.findall(r"\b([a-z][a-z0-9]*(?:_[a-z0-9]+)+|up)\b(?!\()(?:\{([^}]*)\})?", expression):
         if name not in ("histogram_quantile",):
             found = re.findall(r'(\w+)(=~|!=|=)"([^"]*)"', matchers)
-            yield name, {label: (operator, wanted) for label, operator, wanted in found}
+            yield name, {label: (operator, value) for label, operator, value in found}
 
 
 @pytest.mark.parametrize(("title", "expression"), list(expressions()))
@@ -77,13 +77,13 @@ def test_every_number_that_is_asked_for_exists(
         if name in SCRAPE:
             continue
         assert name in scraped, f"{title} asks for {name}"
-        for label, (_, wanted) in matchers.items():
+        for label, (_, value) in matchers.items():
             if label == "job":
                 continue
             values = {labels.get(label) for labels in scraped[name]}
             assert values != {None}, f"{title} asks for {name} by {label}"
             if label in ("stage", "state"):
-                assert wanted in values, f"{title}: {label} is never {wanted}"
+                assert value in values, f"{title}: {label} is never {value}"
     for labels in re.findall(r"by \(([^)]*)\)", expression):
         known = {label for name, _ in named for sample in scraped.get(name, ()) for label in sample}
         assert set(labels.split(", ")) <= known | {"instance"}

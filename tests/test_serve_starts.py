@@ -39,9 +39,9 @@ class Serving:
     def __init__(self, process: subprocess.Popen[str], port: int, gate: Path, errors: Path) -> None:
         self.process, self.port, self.gate, self._errors = process, port, gate, errors
         self.url = f"http://127.0.0.1:{port}"
-        self.said: list[str] = []
+        self.output: list[str] = []
         assert process.stdout is not None
-        self._reader = threading.Thread(target=self.said.extend, args=(process.stdout,))
+        self._reader = threading.Thread(target=self.output.extend, args=(process.stdout,))
         self._reader.start()
 
     @property
@@ -110,11 +110,13 @@ def test_requests_wait_for_the_worker_and_the_address_is_said_when_it_is_ready(
         assert late.status_code == 504
         assert "the service is starting" in late.json()["detail"]
         time.sleep(0.3)
-        assert (service.said, held.done()) == ([], False)
+        assert (service.output, held.done()) == ([], False)
         service.open()
         assert held.result().json()["loss"] == 2.5
-        eventually(lambda: service.said)
-        assert re.fullmatch(rf"lossd \S+ listens on {service.url}, reachable from this machine only\n", service.said[0])
+        eventually(lambda: service.output)
+        assert re.fullmatch(
+            rf"lossd \S+ listens on {service.url}, reachable from this machine only\n", service.output[0]
+        )
         assert httpx.get(f"{service.url}/health/ready", timeout=60).status_code == 200
         assert service.errors.count("is starting") == 1
 
@@ -124,8 +126,8 @@ def test_an_engine_without_a_process_says_its_address_when_it_has_loaded(tmp_pat
         eventually(lambda: accepts(service.port))
         answer = httpx.post(f"{service.url}/v1/evaluate", json=MSE, timeout=90)
         assert answer.json()["loss"] == 2.5
-        eventually(lambda: service.said)
-        assert f"listens on {service.url}," in service.said[0]
+        eventually(lambda: service.output)
+        assert f"listens on {service.url}," in service.output[0]
 
 
 @pytest.mark.parametrize("options", [(), ("--fronts=2",)], ids=["one front", "several"])
@@ -134,7 +136,7 @@ def test_where_no_worker_starts_the_command_ends_and_says_so(options: tuple[str,
         service.open(status=3)
         assert service.process.wait(90) == 2
         assert "the worker on cpu ended 3 times before it was ready, the last time with status 3" in service.errors
-    assert service.said == []
+    assert service.output == []
 
 
 @pytest.mark.parametrize("options", [(), ("--fronts=2",)], ids=["one front", "several"])
@@ -145,7 +147,7 @@ def test_it_can_be_stopped_while_it_starts(options: tuple[str, ...], tmp_path: P
         service.process.send_signal(signal.SIGTERM)
         assert service.process.wait(60) == 0
         assert "Traceback" not in service.errors
-    assert service.said == []
+    assert service.output == []
 
 
 STOPPED_BEFORE_ITS_LOOP_RUNS = """

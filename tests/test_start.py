@@ -69,9 +69,9 @@ def test_a_misspelt_variable_is_refused_and_the_near_name_given(name: str, near:
 
 
 def test_every_variable_that_is_misspelt_is_named() -> None:
-    said = refused(environment={"LOSSD_PROT": "1", "LOSSD_XYZZY": "1"})
-    assert "LOSSD_PROT is not a setting" in said
-    assert "LOSSD_XYZZY is not a setting (" in said, "nothing is near it"
+    message = refused(environment={"LOSSD_PROT": "1", "LOSSD_XYZZY": "1"})
+    assert "LOSSD_PROT is not a setting" in message
+    assert "LOSSD_XYZZY is not a setting (" in message, "nothing is near it"
 
 
 def test_every_setting_is_a_variable_that_is_known() -> None:
@@ -127,18 +127,18 @@ def test_no_size_or_time_is_negative_or_endless(name: str) -> None:
 @pytest.mark.parametrize("name", ["max_body_bytes", "max_json_bytes", "queue_bytes", "batch_bytes", "stream_bytes"])
 @pytest.mark.parametrize("value", ["0", "200"])
 def test_a_size_that_nothing_fits_into_is_refused(name: str, value: str) -> None:
-    said = refused(environment={f"LOSSD_{name.upper()}": value})
-    assert said.startswith(f"Error: LOSSD_{name.upper()}: at least ")
-    assert f"found '{value}'" in said
+    message = refused(environment={f"LOSSD_{name.upper()}": value})
+    assert message.startswith(f"Error: LOSSD_{name.upper()}: at least ")
+    assert f"found '{value}'" in message
 
 
 @pytest.mark.parametrize(
     ("less", "more"), [("queue_bytes=1MiB", "max_body_bytes=2MiB"), ("max_timeout_ms=10", "request_timeout_ms=20")]
 )
 def test_two_that_contradict_are_both_named(less: str, more: str) -> None:
-    said = refused([f"--{one.replace('_', '-')}" for one in (less, more)])
-    assert less.partition("=")[0] in said
-    assert more.partition("=")[0] in said
+    message = refused([f"--{one.replace('_', '-')}" for one in (less, more)])
+    assert less.partition("=")[0] in message
+    assert more.partition("=")[0] in message
 
 
 def test_a_default_gives_way_to_what_is_set() -> None:
@@ -176,10 +176,10 @@ def test_files_that_cannot_be_what_they_should_are_named(tmp_path: Path) -> None
         (["--perceptual-weights={}"], noise, "holds no weights"),
         (["--cache-dir={}"], empty, "is not a directory"),
     ]
-    for arguments, path, said in cases:
+    for arguments, path, detail in cases:
         for fronts in ("--fronts=1", "--fronts=2"):
             line = refused([fronts, *(argument.format(path) for argument in arguments)])
-            assert said in line
+            assert detail in line
             assert str(path) in line
 
 
@@ -203,9 +203,9 @@ def test_unreadable_files_are_said_to_be(tmp_path: Path) -> None:
         path.chmod(0)
         if os.access(path, os.R_OK):
             pytest.skip("this user may read everything")
-        said = refused(arguments)
+        message = refused(arguments)
         path.chmod(mode)
-        assert f"{path} cannot be read: Permission denied" in said
+        assert f"{path} cannot be read: Permission denied" in message
 
 
 # The address
@@ -215,8 +215,8 @@ def test_unreadable_files_are_said_to_be(tmp_path: Path) -> None:
 def test_a_port_that_is_taken_is_said_and_nothing_is_started(fronts: int) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
-        said = refused([f"--port={port}", f"--fronts={fronts}"])
-    assert f"cannot listen on 127.0.0.1 port {port}: another program listens on it" in said
+        message = refused([f"--port={port}", f"--fronts={fronts}"])
+    assert f"cannot listen on 127.0.0.1 port {port}: another program listens on it" in message
 
 
 @pytest.mark.parametrize(
@@ -258,11 +258,11 @@ def said_by(kind: type[ProcessEngine] | type[InlineEngine], **settings: object) 
     """What an engine says of why it cannot work, until it is stopped."""
 
     async def run() -> list[str]:
-        engine, said = kind(Settings(threads=1, compiled=False, **settings)), []  # type: ignore[arg-type]
+        engine, reasons = kind(Settings(threads=1, compiled=False, **settings)), []  # type: ignore[arg-type]
         failed = asyncio.Event()
 
         def note(why: str) -> None:
-            said.append(why)
+            reasons.append(why)
             failed.set()
 
         engine.on_failure = note
@@ -270,7 +270,7 @@ def said_by(kind: type[ProcessEngine] | type[InlineEngine], **settings: object) 
         with suppress(TimeoutError):
             await asyncio.wait_for(failed.wait(), 90)
         await engine.stop()
-        return said
+        return reasons
 
     return asyncio.run(run())
 
@@ -280,15 +280,15 @@ def said_by(kind: type[ProcessEngine] | type[InlineEngine], **settings: object) 
 def test_a_device_that_is_not_there_is_said_before_anything_is_asked_of_it(
     kind: type[ProcessEngine] | type[InlineEngine],
 ) -> None:
-    [said] = said_by(kind, device="cuda:0")
-    assert said.startswith("cuda:0 cannot be used: ")
+    [reason] = said_by(kind, device="cuda:0")
+    assert reason.startswith("cuda:0 cannot be used: ")
 
 
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no CUDA device")
 def test_a_device_of_a_higher_number_than_there_are_is_said() -> None:
-    [said] = said_by(ProcessEngine, device="cuda:64")
-    assert said.startswith("there is no cuda:64: the CUDA devices of this machine are cuda:0")
+    [reason] = said_by(ProcessEngine, device="cuda:64")
+    assert reason.startswith("there is no cuda:64: the CUDA devices of this machine are cuda:0")
 
 
 def test_a_worker_that_never_was_ready_is_not_tried_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -158,7 +158,7 @@ def test_no_remedy_is_invented() -> None:
 
 
 @pytest.mark.parametrize(
-    ("loss", "names", "said"),
+    ("loss", "names", "words"),
     [
         ("mse", ("pred", "target"), "you sent 'pred': did you mean prediction?"),
         ("mse", ("y_pred", "y_true"), "you sent 'y_pred': did you mean prediction?"),
@@ -167,10 +167,10 @@ def test_no_remedy_is_invented() -> None:
         ("triplet", ("anchor", "pos", "neg"), "you sent 'pos': did you mean positive?"),
     ],
 )
-def test_a_missing_input_is_looked_for_among_the_strangers(loss: str, names: tuple[str, ...], said: str) -> None:
+def test_a_missing_input_is_looked_for_among_the_strangers(loss: str, names: tuple[str, ...], words: str) -> None:
     with pytest.raises(MissingInput) as refused:
         lossd.evaluate(loss, inputs=dict.fromkeys(names, SCORES))
-    assert refused.value.detail.endswith(said)
+    assert refused.value.detail.endswith(words)
 
 
 def test_the_client_knows_what_losses_and_tasks_call_their_inputs() -> None:
@@ -193,7 +193,7 @@ def test_a_list_under_an_inputs_name_is_that_input() -> None:
 
 
 @pytest.mark.parametrize(
-    ("request_", "pointer", "said"),
+    ("request_", "pointer", "words"),
     [
         ({"loss": {"name": "mse", "sample_weight": [1]}}, "/loss/sample_weight", "it is an input, not a parameter"),
         ({"loss": {"name": "triplet", "anchor": [1]}}, "/loss/anchor", "put it into inputs"),
@@ -215,12 +215,12 @@ def test_a_list_under_an_inputs_name_is_that_input() -> None:
         ),
     ],
 )
-def test_a_field_that_is_wrong_has_its_own_pointer(request_: dict[str, Any], pointer: str, said: str) -> None:
+def test_a_field_that_is_wrong_has_its_own_pointer(request_: dict[str, Any], pointer: str, words: str) -> None:
     with pytest.raises(InvalidRequest) as refused:
         make_plan(request_)
     (fault,) = refused.value.errors
     assert fault["pointer"] == pointer
-    assert said in fault["detail"]
+    assert words in fault["detail"]
 
 
 @pytest.mark.parametrize(
@@ -242,17 +242,17 @@ def test_a_field_that_is_wrong_has_its_own_pointer(request_: dict[str, Any], poi
     ],
 )
 def test_a_name_alone_stands_for_what_it_names(short: dict[str, Any], whole: dict[str, Any]) -> None:
-    def told(request: dict[str, Any]) -> dict[str, Any]:
+    def fields(request: dict[str, Any]) -> dict[str, Any]:
         return {name: value for name, value in vars(make_plan(request)).items() if name not in ("template", "terms")}
 
-    assert told(short) == told(whole)
+    assert fields(short) == fields(whole)
 
 
 # JSON
 
 
 @pytest.mark.parametrize(
-    ("text", "said"),
+    ("text", "words"),
     [
         ('{"a": [1, NaN]}', 'NaN at line 1 column 11; in a tensor, write the string "NaN"'),
         ('{"a": [1,\n-Infinity]}', '-Infinity at line 2 column 1; in a tensor, write the string "-Infinity"'),
@@ -264,11 +264,11 @@ def test_a_name_alone_stands_for_what_it_names(short: dict[str, Any], whole: dic
         ("{'a': 1}", "write strings in double quotes"),
     ],
 )
-def test_what_other_languages_spell_otherwise_is_said_in_json(text: str, said: str) -> None:
+def test_what_other_languages_spell_otherwise_is_said_in_json(text: str, words: str) -> None:
     with pytest.raises(MalformedBody) as refused:
         json.loads(text.encode())
     assert refused.value.detail.startswith("the body is not JSON: ")
-    assert said in refused.value.detail
+    assert words in refused.value.detail
 
 
 def test_a_whole_number_with_a_point_is_told_how_to_be_an_integer() -> None:
@@ -282,7 +282,7 @@ def test_a_whole_number_with_a_point_is_told_how_to_be_an_integer() -> None:
 
 
 @pytest.mark.parametrize(
-    ("request_", "inputs", "said"),
+    ("request_", "inputs", "words"),
     [
         ({"loss": "bce"}, {"prediction": [1.0001], "target": [1.0]}, "; clip to [0, 1] what rounding took out of it"),
         ({"loss": "bce"}, {"prediction": [-1e-7], "target": [1.0]}, "; clip to [0, 1] what rounding took out of it"),
@@ -318,9 +318,9 @@ def test_a_whole_number_with_a_point_is_told_how_to_be_an_integer() -> None:
     ],
 )
 def test_the_remedy_is_for_the_mistake_that_was_made(
-    request_: dict[str, Any], inputs: dict[str, Any], said: str
+    request_: dict[str, Any], inputs: dict[str, Any], words: str
 ) -> None:
-    assert said in refusal(request_, **inputs)
+    assert words in refusal(request_, **inputs)
 
 
 @pytest.mark.parametrize(

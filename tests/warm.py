@@ -88,12 +88,12 @@ class WarmProcess:
         self, command: Sequence[str], *, capture_output: bool, timeout: float, **options: Any
     ) -> subprocess.CompletedProcess[Any]:
         """Run a command to its end."""
-        given = options.pop("input", None)
+        text = options.pop("input", None)
         pipes = dict.fromkeys(("stdout", "stderr"), subprocess.PIPE if capture_output else None)
-        stdin = subprocess.DEVNULL if given is None else subprocess.PIPE
+        stdin = subprocess.DEVNULL if text is None else subprocess.PIPE
         with self.Popen(command, stdin=stdin, **pipes, **options) as process:
             try:
-                output, errors = process.communicate(given, timeout)
+                output, errors = process.communicate(text, timeout)
             except subprocess.TimeoutExpired:
                 process.kill()
                 raise
@@ -145,15 +145,15 @@ class _Forked(subprocess.Popen[Any]):
 
     def _execute_child(self, *arguments: Any) -> None:
         """Start the child, as the constructor asks for with its files as numbers, -1 where it inherits them."""
-        given = inspect.signature(subprocess.Popen._execute_child).bind(self, *arguments).arguments  # type: ignore[attr-defined]
+        options = inspect.signature(subprocess.Popen._execute_child).bind(self, *arguments).arguments  # type: ignore[attr-defined]
         pipes = ("p2cread", "p2cwrite", "c2pread", "c2pwrite", "errread", "errwrite")
-        ends = {0: given["p2cread"], 1: given["c2pwrite"], 2: given["errwrite"]}
+        ends = {0: options["p2cread"], 1: options["c2pwrite"], 2: options["errwrite"]}
         files = {number: number if end == -1 else end for number, end in ends.items()}
-        files |= {number: number for number in given["pass_fds"]}
+        files |= {number: number for number in options["pass_fds"]}
         request = {
-            "command": given["args"][1:],
-            "environment": dict(os.environ if given["env"] is None else given["env"]),
-            "directory": os.fspath(given["cwd"] or os.getcwd()),
+            "command": options["args"][1:],
+            "environment": dict(os.environ if options["env"] is None else options["env"]),
+            "directory": os.fspath(options["cwd"] or os.getcwd()),
             "mask": [int(number) for number in signal.pthread_sigmask(signal.SIG_BLOCK, [])],
             "files": list(files),
         }
@@ -161,7 +161,7 @@ class _Forked(subprocess.Popen[Any]):
             self.pid = self._warm.fork(request, list(files.values()))
             self._child_created = True
         finally:
-            self._close_pipe_fds(*(given[name] for name in pipes))  # type: ignore[attr-defined]
+            self._close_pipe_fds(*(options[name] for name in pipes))  # type: ignore[attr-defined]
 
 
 def _unknown(command: Sequence[str]) -> bool:
@@ -187,7 +187,7 @@ def serve(connection: socket.socket) -> list[str] | None:
         if "--compiled" in request["command"] and pending(KERNELS):
             load_kept(KERNELS, CodeStore())  # it takes a second
             keep_imports()
-        told, telling = os.pipe()
+        read_end, write_end = os.pipe()
         if not (between := os.fork()):
             between = os.getpid()
             if not (child := os.fork()):
@@ -195,11 +195,11 @@ def serve(connection: socket.socket) -> list[str] | None:
                 while os.getppid() == between:  # a worker asks to be killed when its parent ends
                     time.sleep(0.001)
                 return become(request, files)
-            os.write(telling, str(child).encode())
+            os.write(write_end, str(child).encode())
             os._exit(0)
         os.waitpid(between, 0)  # only now is the child that of the process which asked
-        connection.send(os.read(told, 64))
-        for file in (told, telling, *files):
+        connection.send(os.read(read_end, 64))
+        for file in (read_end, write_end, *files):
             os.close(file)
 
 

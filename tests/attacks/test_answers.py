@@ -113,10 +113,10 @@ COSTLY: dict[str, Callable[[int], tuple[np.ndarray, json.Form]]] = {
 }
 
 
-@pytest.mark.parametrize("of", COSTLY.values(), ids=COSTLY.keys())
-def test_no_number_costs_python_a_turn(of: Callable[[int], tuple[np.ndarray, json.Form]]) -> None:
+@pytest.mark.parametrize("numbers", COSTLY.values(), ids=COSTLY.keys())
+def test_no_number_costs_python_a_turn(numbers: Callable[[int], tuple[np.ndarray, json.Form]]) -> None:
     """A hundred thousand numbers in less than half of the time that a loop over as many finite ones takes."""
-    array, form = of(100_000)
+    array, form = numbers(100_000)
     finite = np.full(100_000, 0.1, array.dtype)
     tensor = Tensor.of(array)
     json.tensor_text(Tensor.of(array[:100]), form)  # tables are made once
@@ -206,9 +206,9 @@ def test_classes_are_listed_where_there_are_few_or_they_are_asked_for() -> None:
     assert {"support", "confusion_matrix", "undefined"}.isdisjoint(many.metrics)
     assert [warning.code for warning in many.diagnostics.warnings] == ["classes_not_listed"]
     assert dict(many.metrics.f1) == {name: few.metrics.f1[name] for name in ("macro", "micro", "weighted")}
-    asked = lossd.evaluate("cross_entropy", **wide(20_000), metrics={"names": ["f1", "support"], "per_class": True})
-    assert len(asked.metrics.f1.per_class) == len(asked.metrics.support) == 20_000
-    assert not asked.diagnostics.warnings
+    every = lossd.evaluate("cross_entropy", **wide(20_000), metrics={"names": ["f1", "support"], "per_class": True})
+    assert len(every.metrics.f1.per_class) == len(every.metrics.support) == 20_000
+    assert not every.diagnostics.warnings
     none = lossd.evaluate("cross_entropy", **wide(5), metrics={"per_class": False})
     assert set(none.metrics.f1) == {"macro", "micro", "weighted"}
     labels = lossd.evaluate("bce", np.zeros((1, 20_000)), np.zeros((1, 20_000)), metrics={"task": "multilabel"})

@@ -32,8 +32,8 @@ def test_simultaneous_comparisons_hold_two_states_in_all() -> None:
         async def ask(self, op: str, deadline: float, *, run: str) -> Any:
             return record(int(run.removeprefix("id-"))), b"state"
 
-    async def recording(asked: Awaitable[Any]) -> Any:
-        return await asked
+    async def recording(answer: Awaitable[Any]) -> Any:
+        return await answer
 
     async def wait(request: Any, states: int) -> Any:
         nonlocal held, most
@@ -50,11 +50,11 @@ def test_simultaneous_comparisons_hold_two_states_in_all() -> None:
     async def scenario() -> int:
         comparisons = ComparisonCache(Recorder(), Engine(), SimpleNamespace(recording=recording))  # type: ignore[arg-type]
         request = SimpleNamespace(deadline=0.0, client="", identify=lambda *_: None, in_time=in_time)
-        asked = [
+        answers = [
             comparisons.of_runs(request, [record(RUNS * n + i) for i in range(RUNS)], {}, wait)  # type: ignore[arg-type]
             for n in range(REQUESTS)
         ]
-        return sum(len(pairs) for _, pairs in await asyncio.gather(*asked))
+        return sum(len(pairs) for _, pairs in await asyncio.gather(*answers))
 
     assert asyncio.run(scenario()) == REQUESTS * (RUNS - 1)
     assert most == 2

@@ -39,7 +39,7 @@ The tensors themselves are counted too.
 
 
 def single(tensors: Tensors) -> dict[str, torch.Tensor]:
-    return {name: of.float() if of.is_floating_point() else of for name, of in tensors.items()}
+    return {name: tensor.float() if tensor.is_floating_point() else tensor for name, tensor in tensors.items()}
 
 
 def check(request: dict[str, Any], inputs: Tensors, *, compares: bool = False) -> None:
@@ -76,7 +76,7 @@ def test_a_loss_takes_what_it_says(case: Any, larger: bool) -> None:
     if "label" in inputs:  # the table has seven
         inputs["label"] = inputs["label"].repeat(draws)[:draws]
     if larger and kind == "rows" and not pairs:
-        inputs = {name: torch.cat([of] * (many // few)) for name, of in inputs.items()}
+        inputs = {name: torch.cat([tensor] * (many // few)) for name, tensor in inputs.items()}
     check({"outputs": ["loss", "gradient"], "loss": {"name": case.name, **parameters}}, inputs, compares=bool(pairs))
 
 
@@ -84,9 +84,9 @@ def test_a_loss_takes_what_it_says(case: Any, larger: bool) -> None:
 def large_request(task: str) -> Tensors:
     """The inputs of the task's table, repeated until they are many."""
     request = next(iter(next(table for table in TABLES if table.task == task).requests(0)))[1]
-    size = sum(np.asarray(of).nbytes for of in request.values())
+    size = sum(np.asarray(array).nbytes for array in request.values())
     copies = max(1, (30_000 if TASKS[task].compares else 256 << 10) // size)
-    return single({n: torch.from_numpy(np.concatenate([np.asarray(of)] * copies)) for n, of in request.items()})
+    return single({n: torch.from_numpy(np.concatenate([np.asarray(array)] * copies)) for n, array in request.items()})
 
 
 METRICS_OF_TASKS = [
@@ -99,10 +99,10 @@ METRICS_OF_TASKS = [
 @each_row(METRICS_OF_TASKS)
 def test_a_metric_takes_what_it_says(task: str, name: str | None) -> None:
     inputs = large_request(task)
-    asked: dict[str, Any] = {"names": [name], **NEEDED} if name else {}
+    metrics: dict[str, Any] = {"names": [name], **NEEDED} if name else {}
     if name == "top_k_accuracy":
-        asked["k"] = 2
-    check({"outputs": ["metrics"], "task": task, "metrics": asked}, inputs, compares=TASKS[task].compares)
+        metrics["k"] = 2
+    check({"outputs": ["metrics"], "task": task, "metrics": metrics}, inputs, compares=TASKS[task].compares)
 
 
 def test_a_small_body_of_long_sequences_is_not_small_work() -> None:

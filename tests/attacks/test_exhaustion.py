@@ -94,7 +94,7 @@ def test_bodies_that_are_gathered_count_before_they_are_whole(service: Running) 
 
 def test_no_function_keeps_what_clients_send_but_in_bytes() -> None:
     """Another kind of cache is met only where the operator, or the code, says what it holds."""
-    own = {
+    files = {
         "api/catalogue.py", "api/explorer/__init__.py", "api/inference/models.py",
         "api/manual/contents.py", "api/pages.py", "api/search.py", "cli/serve.py", "evaluation/device_errors.py",
         "losses/guides/__init__.py", "losses/perceptual.py", "request/fields.py", "runs/statistics/student.py",
@@ -105,7 +105,7 @@ def test_no_function_keeps_what_clients_send_but_in_bytes() -> None:
         for path in root.rglob("*.py")
         if re.search(r"@(lru_)?cache\b|lru_cache\(", path.read_text())
     }
-    assert found <= own
+    assert found <= files
     theirs = ("passes", "run_countings", "run_descriptions", "fingerprint_")  # of workers and of the recorder
     limits = {name: cache.limit_bytes for name, cache in CACHES.items() if not name.startswith(theirs)}
     limits |= {"curves": curves.CACHED_BYTES, "run_results": results.CACHED_BYTES}
@@ -162,9 +162,9 @@ def test_what_is_kept_for_the_next_request_is_bounded_in_bytes(attack: Callable[
         grown, _ = tracemalloc.get_traced_memory()
     finally:
         tracemalloc.stop()
-    told = sum(cache.nbytes for cache in CACHES.values())
-    assert told <= sum(cache.limit_bytes for cache in CACHES.values())
-    assert grown <= told + (256 << 10)
+    stated_bytes = sum(cache.nbytes for cache in CACHES.values())
+    assert stated_bytes <= sum(cache.limit_bytes for cache in CACHES.values())
+    assert grown <= stated_bytes + (256 << 10)
 
 
 def test_curves_are_kept_with_their_addresses() -> None:
@@ -181,11 +181,11 @@ def test_curves_are_kept_with_their_addresses() -> None:
 
     tracemalloc.start()
     try:
-        told = asyncio.run(flood())
+        kept_bytes = asyncio.run(flood())
         _, peak = tracemalloc.get_traced_memory()
     finally:
         tracemalloc.stop()
-    assert told <= curves.CACHED_BYTES
+    assert kept_bytes <= curves.CACHED_BYTES
     assert peak <= 1.2 * curves.CACHED_BYTES
 
 
@@ -261,12 +261,12 @@ def test_memory_grows_with_the_samples_and_as_their_square_only_where_pairs_are_
     many = 8 * few
     inputs = {rows: case.inputs(parameters, n=rows) for rows in (few, many)}
     if "label" in inputs[few]:  # the tables have a few labels that fit together
-        inputs = {rows: {**of, "label": torch.arange(rows) % 7} for rows, of in inputs.items()}
+        inputs = {rows: {**tensors, "label": torch.arange(rows) % 7} for rows, tensors in inputs.items()}
     request = {"loss": {"name": case.name, **parameters}, "outputs": ["loss"]}
     plan = make_plan(json.loads(json.dumps(request)))
-    pairs = {rows: plan.job(layout(of)).recipe.pairs for rows, of in inputs.items()}
+    pairs = {rows: plan.job(layout(tensors)).recipe.pairs for rows, tensors in inputs.items()}
     least = max(tensor.nbytes for tensor in inputs[many].values())
-    largest = {rows: max(pieces(request, of)) for rows, of in inputs.items()}
+    largest = {rows: max(pieces(request, tensors)) for rows, tensors in inputs.items()}
     if pairs[many]:
         assert pairs[many] >= 32 * pairs[few] or case.name == "multilabel_margin"
         assert largest[many] <= 8 * pairs[many] + 64 * least

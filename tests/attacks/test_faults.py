@@ -167,5 +167,5 @@ def test_every_list_stops_at_its_first_fault() -> None:
     found = {name: [*lists(model.__pydantic_core_schema__)] for name, model in models.items()}
     assert sum(map(len, found.values())) > 10
     assert {
-        name: slow for name, of in found.items() if (slow := [part for part in of if not part.get("fail_fast")])
+        name: slow for name, parts in found.items() if (slow := [part for part in parts if not part.get("fail_fast")])
     } == {}

@@ -57,7 +57,7 @@ def rest(connection: socket.socket) -> bytes:
     return received
 
 
-def asked(service: Running, *pieces: bytes) -> bytes:
+def answers(service: Running, *pieces: bytes) -> bytes:
     """All that is answered to these pieces, each a write of its own."""
     with connect(service) as connection:
         for piece in pieces:
@@ -80,13 +80,13 @@ def test_a_key_in_a_trailer_lets_nobody_in(name: bytes, split: bool, service: Ru
     value = KEY.encode() if name == b"X-API-Key" else b"Bearer " + KEY.encode()
     head = b"GET /v1/losses HTTP/1.1\r\nHost: lossd\r\nConnection: close\r\nTransfer-Encoding: chunked\r\n\r\n"
     body = b"0\r\n" + name + b": " + value + b"\r\n\r\n"
-    assert statuses(asked(service, *((head, body) if split else (head + body,)))) == [401]
-    assert statuses(asked(service, head.replace(b"Conn", name + b": " + value + b"\r\nConn") + b"0\r\n\r\n")) == [200]
+    assert statuses(answers(service, *((head, body) if split else (head + body,)))) == [401]
+    assert statuses(answers(service, head.replace(b"Conn", name + b": " + value + b"\r\nConn") + b"0\r\n\r\n")) == [200]
 
 
 def test_a_trailer_is_no_header_to_anything_else(open_service: Running) -> None:
     body = b"%x\r\n%b\r\n0\r\nX-Request-ID: trailer\r\nX-Forwarded-For: 6.6.6.6\r\n\r\n" % (len(TEXT), TEXT)
-    received = asked(open_service, POST + b"Connection: close\r\nTransfer-Encoding: chunked\r\n\r\n" + body)
+    received = answers(open_service, POST + b"Connection: close\r\nTransfer-Encoding: chunked\r\n\r\n" + body)
     assert statuses(received) == [200]
     assert b"trailer" not in received
 
@@ -116,7 +116,7 @@ def test_trailers_without_end_are_ended_and_hold_little(unit: bytes, open_servic
 
 def test_trailers_of_more_than_the_limit_are_answered_431(open_service: Running) -> None:
     for trailers in (b"a:\r\n" * (MOST_FIELDS + 1), b"a: " + b"b" * (70 << 10) + b"\r\n"):
-        received = asked(open_service, POST + b"Transfer-Encoding: chunked\r\n\r\n0\r\n", trailers + b"\r\n")
+        received = answers(open_service, POST + b"Transfer-Encoding: chunked\r\n\r\n0\r\n", trailers + b"\r\n")
         assert statuses(received) == [431]
         assert json.loads(received.partition(b"\r\n\r\n")[2])["type"] == "/problems/head-too-large"
 
@@ -132,7 +132,7 @@ def test_a_head_of_100_kilobytes_is_answered_431_however_it_is_written(
     head = GET + b"".join(b"X-%d: %b\r\n" % (i, b"a" * 10_000) for i in range(10)) + b"\r\n"
     step = -(-len(head) // writes)
     pieces = [head[at : at + step] for at in range(0, len(head), step)]
-    assert statuses(asked(open_service, before + pieces[0], *pieces[1:])) == [*([200] if before else []), 431]
+    assert statuses(answers(open_service, before + pieces[0], *pieces[1:])) == [*([200] if before else []), 431]
 
 
 @pytest.mark.parametrize(("size", "status"), [(64_000, 200), (65_000, 200), (66_500, 431)])
@@ -141,19 +141,19 @@ def test_heads_are_measured_by_their_own_bytes(size: int, status: int, writes: i
     head = GET + b"Connection: close\r\nX-Long: " + b"a" * (size - len(GET) - 31) + b"\r\n\r\n"
     assert len(head) == size
     step = -(-len(head) // writes)
-    assert statuses(asked(open_service, *(head[at : at + step] for at in range(0, len(head), step)))) == [status]
+    assert statuses(answers(open_service, *(head[at : at + step] for at in range(0, len(head), step)))) == [status]
 
 
 @pytest.mark.parametrize("size", [70_000, 300_000])
 def test_an_address_that_is_too_long_is_answered_414(size: int, open_service: Running) -> None:
-    received = asked(open_service, b"GET /v1/losses?" + b"a" * size + b" HTTP/1.1\r\nHost: lossd\r\n\r\n")
+    received = answers(open_service, b"GET /v1/losses?" + b"a" * size + b" HTTP/1.1\r\nHost: lossd\r\n\r\n")
     assert statuses(received) == [414]
 
 
 def test_fields_are_counted(open_service: Running) -> None:
     head = GET + b"Connection: close\r\n"
-    assert statuses(asked(open_service, head + b"a: b\r\n" * (MOST_FIELDS - 2) + b"\r\n")) == [200]
-    assert statuses(asked(open_service, head + b"a: b\r\n" * (MOST_FIELDS - 1) + b"\r\n")) == [431]
+    assert statuses(answers(open_service, head + b"a: b\r\n" * (MOST_FIELDS - 2) + b"\r\n")) == [200]
+    assert statuses(answers(open_service, head + b"a: b\r\n" * (MOST_FIELDS - 1) + b"\r\n")) == [431]
 
 
 def test_heads_of_nothing_but_fields_hold_little(open_service: Running) -> None:
@@ -174,9 +174,9 @@ def test_heads_of_nothing_but_fields_hold_little(open_service: Running) -> None:
     ("hosts", "status"), [(b"", 400), (b"Host: a\r\nHost: a\r\n", 400), (b"Host: a\r\nhOST: b\r\n", 400)]
 )
 def test_a_request_names_one_host(hosts: bytes, status: int, open_service: Running) -> None:
-    received = asked(open_service, b"GET /health/live HTTP/1.1\r\nConnection: close\r\n" + hosts + b"\r\n")
+    received = answers(open_service, b"GET /health/live HTTP/1.1\r\nConnection: close\r\n" + hosts + b"\r\n")
     assert statuses(received) == [status]
-    assert statuses(asked(open_service, b"GET /health/live HTTP/1.0\r\n\r\n")) == [200]
+    assert statuses(answers(open_service, b"GET /health/live HTTP/1.0\r\n\r\n")) == [200]
 
 
 # One behind the other
@@ -232,17 +232,17 @@ def test_a_body_and_the_next_head_in_one_read_are_two_requests(packets: int, ope
     assert len(text) > 110_000
     whole = POST + b"Content-Length: %d\r\n\r\n" % len(text) + text + GET + b"Connection: close\r\n\r\n"
     cut = len(whole) - 20 if packets == 2 else len(whole)
-    assert statuses(asked(open_service, whole[:cut], whole[cut:])) == [200, 200]
+    assert statuses(answers(open_service, whole[:cut], whole[cut:])) == [200, 200]
 
 
 @pytest.mark.parametrize("broken", [b"\x16\x03 hello\r\n\r\n", b"GET / HTTP/9.9\r\n\r\n", b"GET / HTTP/1.1\r\n\r\n"])
 def test_what_is_broken_behind_a_good_request_leaves_its_answer(broken: bytes, open_service: Running) -> None:
     good = POST + b"Content-Length: %d\r\n\r\n" % len(TEXT) + TEXT
     for first in (good, GET + b"\r\n"):
-        received = asked(open_service, first * 3 + broken)
+        received = answers(open_service, first * 3 + broken)
         assert statuses(received) == [200, 200, 200, 400]
     chunked = POST + b"Transfer-Encoding: chunked\r\n\r\nnonsense\r\n"
-    assert statuses(asked(open_service, good + chunked)) == [200, 400]
+    assert statuses(answers(open_service, good + chunked)) == [200, 400]
 
 
 def test_who_has_sent_all_and_closes_that_side_is_answered(open_service: Running) -> None:
@@ -329,7 +329,7 @@ def test_a_refusal_before_any_route_is_an_answer_like_others(
         )
 
     before = counted()
-    received = asked(service, b"GET " + path + b" HTTP/1.1\r\nX-Request-ID: mine\r\nHost: a\r\n" + fields + b"\r\n")
+    received = answers(service, b"GET " + path + b" HTTP/1.1\r\nX-Request-ID: mine\r\nHost: a\r\n" + fields + b"\r\n")
     head, _, body = received.partition(b"\r\n\r\n")
     assert statuses(received) == [status]
     headers = dict(line.split(b": ", 1) for line in head.lower().split(b"\r\n")[1:])

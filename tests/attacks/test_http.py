@@ -75,26 +75,30 @@ def test_a_chunk_of_a_strange_size_ends_the_connection_or_is_read_as_every_serve
 
 
 @pytest.mark.parametrize(
-    "given",
+    "request_id",
     [b"a\r\nSet-Cookie: x=1", b"a\nSet-Cookie: x=1", b"a\rSet-Cookie: x=1", b"a\0b", b"a\r\n\r\n<html>"],
 )
 @pytest.mark.parametrize("path", [b"/v1/evaluate", b"/v1/none", b"/v2/models/none"])
-def test_a_request_id_cannot_write_headers_of_the_answer(given: bytes, path: bytes, service: Running) -> None:
-    request = b"GET " + path + b" HTTP/1.1\r\nHost: lossd\r\nX-Request-ID: " + given + b"\r\nConnection: close\r\n\r\n"
+def test_a_request_id_cannot_write_headers_of_the_answer(request_id: bytes, path: bytes, service: Running) -> None:
+    request = (
+        b"GET " + path + b" HTTP/1.1\r\nHost: lossd\r\nX-Request-ID: " + request_id + b"\r\nConnection: close\r\n\r\n"
+    )
     head = answers(service, request).partition(b"\r\n\r\n")[0].lower()
     assert b"set-cookie" not in [line.partition(b":")[0] for line in head.splitlines()]
 
 
 @pytest.mark.parametrize(
-    "given", [b"\x9b31m", b"\x85line", b"\xc3\xa9", b"a\tb", b"\xff"], ids=["CSI", "NEL", "UTF-8", "tab", "byte"]
+    "request_id", [b"\x9b31m", b"\x85line", b"\xc3\xa9", b"a\tb", b"\xff"], ids=["CSI", "NEL", "UTF-8", "tab", "byte"]
 )
 @pytest.mark.parametrize("path", [b"/v1/evaluate", b"/v1/none", b"/v2/models/none", b"/health/live"])
-def test_a_request_id_that_a_terminal_could_obey_is_replaced(given: bytes, path: bytes, service: Running) -> None:
-    request = b"GET " + path + b" HTTP/1.1\r\nHost: lossd\r\nX-Request-ID: " + given + b"\r\nConnection: close\r\n\r\n"
+def test_a_request_id_that_a_terminal_could_obey_is_replaced(request_id: bytes, path: bytes, service: Running) -> None:
+    request = (
+        b"GET " + path + b" HTTP/1.1\r\nHost: lossd\r\nX-Request-ID: " + request_id + b"\r\nConnection: close\r\n\r\n"
+    )
     head, _, body = answers(service, request).partition(b"\r\n\r\n")
     (identity,) = (line.partition(b": ")[2] for line in head.splitlines() if line.lower().startswith(b"x-request-id"))
     assert identity.decode("ascii").isprintable()
-    assert given not in head
+    assert request_id not in head
     assert json.loads(body).get("request_id", identity.decode()) == identity.decode()
 
 

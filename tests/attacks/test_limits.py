@@ -126,13 +126,13 @@ REFUSED: dict[str, tuple[Sent, int, str]] = {
 
 @pytest.mark.parametrize("attack", REFUSED)
 def test_what_is_over_a_limit_is_refused_by_its_name(attack: str, service: Running) -> None:
-    sent, status, said = REFUSED[attack]
+    sent, status, words = REFUSED[attack]
     wire = Wire(service.port)
     begin = time.process_time()  # of the front, which runs in this process
     answer = wire.post(sent)
     wire.close()
     assert answer.status == (400 if status == 422 and sent.form == "oip" else status), answer.content[:300]
-    assert said in answer.content.decode()
+    assert words in answer.content.decode()
     assert time.process_time() - begin < 5
     check_answer(sent, answer)
 

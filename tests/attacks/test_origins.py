@@ -81,10 +81,10 @@ def test_what_another_page_sends_is_refused(http_: httpx.Client, headers: dict[s
 
 
 def test_the_service_s_own_pages_ask_whatever_they_like(http_: httpx.Client) -> None:
-    own = str(http_.base_url).rstrip("/")
+    origin = str(http_.base_url).rstrip("/")
     for headers in (
-        {"Origin": own, "Sec-Fetch-Site": "same-origin"},
-        {"Origin": own},
+        {"Origin": origin, "Sec-Fetch-Site": "same-origin"},
+        {"Origin": origin},
         {"Sec-Fetch-Site": "none", "Sec-Fetch-Mode": "navigate"},
         {"Origin": "https://behind.a.proxy", "Sec-Fetch-Site": "same-origin"},
     ):
@@ -216,12 +216,12 @@ def test_a_real_browser_s_page_from_elsewhere_gets_nothing(service: Running, cap
         page = browser.new_page()
         page.goto(f"http://attacker.example:{port}/", wait_until="networkidle")
         rebound = page.goto(f"http://attacker.example:{service.port}/v1/metrics")
-        own = page.goto(f"{service.url}/v1/metrics/f1")
+        direct = page.goto(f"{service.url}/v1/metrics/f1")
         browser.close()
-    assert (rebound.status, own.status) == (403, 200)
-    asked: dict[str, set[int]] = {}
+    assert (rebound.status, direct.status) == (403, 200)
+    statuses: dict[str, set[int]] = {}
     for record in caplog.records:
         if isinstance(record.msg, dict):
-            asked.setdefault(record.msg["path"], set()).add(record.msg["status"])
-    asked.pop("/favicon.ico", None)
-    assert asked == {path: {403} for path in (CURVE, "/v1/losses", INFER, "/metrics", "/v1/metrics")}
+            statuses.setdefault(record.msg["path"], set()).add(record.msg["status"])
+    statuses.pop("/favicon.ico", None)
+    assert statuses == {path: {403} for path in (CURVE, "/v1/losses", INFER, "/metrics", "/v1/metrics")}

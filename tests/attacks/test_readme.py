@@ -26,7 +26,7 @@ def test_every_attack_has_a_test() -> None:
 
 
 def test_every_test_of_an_attack_is_named() -> None:
-    own = {
+    tests = {
         (f"attacks/{path.name}", name)
         for path in (TESTS / "attacks").glob("test_*.py")
         for name in re.findall(r"^def (test_\w+)\(", path.read_text(), re.MULTILINE)
@@ -38,5 +38,5 @@ def test_every_test_of_an_attack_is_named() -> None:
         "test_pointers_are_escaped",
         "test_the_body_of_a_repository_index_is_bounded",
     }
-    unnamed = {(path, test) for path, test in own - set(NAMED) if Path(path).name not in elsewhere}
+    unnamed = {(path, test) for path, test in tests - set(NAMED) if Path(path).name not in elsewhere}
     assert {test for _, test in unnamed} == support

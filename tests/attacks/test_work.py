@@ -39,9 +39,9 @@ def service(keys_file: Path) -> Iterator[Running]:
         yield service
 
 
-def ask(service: Running, of: str, request: object = SMALL) -> httpx.Response:
+def ask(service: Running, name: str, request: object = SMALL) -> httpx.Response:
     return httpx.post(
-        f"{service.url}/v1/evaluate", json=request, headers={"Authorization": f"Bearer {KEYS[of]}"}, timeout=60
+        f"{service.url}/v1/evaluate", json=request, headers={"Authorization": f"Bearer {KEYS[name]}"}, timeout=60
     )
 
 

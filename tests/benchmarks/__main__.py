@@ -67,8 +67,8 @@ class Bench:
             for build in built:
                 workload = build()
                 counts = connections or workload.connections
-                wanted = {"rounds": self.rounds, "seconds": self.seconds, "step": step}
-                for cell in comparison.cells(running, workload, absent, connections=counts, **wanted):
+                options = {"rounds": self.rounds, "seconds": self.seconds, "step": step}
+                for cell in comparison.cells(running, workload, absent, connections=counts, **options):
                     self.console.print(report.of_cell(cell, headings=not found))
                     found.append(cell)
         for who, why in absent.items():

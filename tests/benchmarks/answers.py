@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 import lossd
-from benchmarks.dialects import MACRO, VALUES, Asked, flat
+from benchmarks.dialects import MACRO, VALUES, Question, flat
 from benchmarks.targets import Running
 
 METRICS = {
@@ -26,19 +26,19 @@ class WrongAnswerError(Exception):
     """What a target answered, and what it should have."""
 
 
-def check(target: Running, requests: Iterable[Asked]) -> None:
+def check(target: Running, requests: Iterable[Question]) -> None:
     """Ask, and compare with what is right.
 
     Raises:
         WrongAnswerError: It is another, or incomplete.
     """
-    for asked in requests:
-        compare(target.ask(asked), expected(asked), f"{target.name}, {asked[0]['loss']}")
+    for question in requests:
+        compare(target.ask(question), expected(question), f"{target.name}, {question[0]['loss']}")
 
 
-def expected(asked: Asked) -> dict[str, Any]:
+def expected(question: Question) -> dict[str, Any]:
     """The answer of this process, without a server."""
-    request, arrays = asked
+    request, arrays = question
     evaluation = lossd.evaluate(request["loss"], inputs=arrays)
     metrics = flat(evaluation.metrics)
     names = METRICS[evaluation.metrics.task]
@@ -54,13 +54,13 @@ def compare(answer: dict[str, Any], right: dict[str, Any], who: str) -> None:
     for name, value in right.items():
         if name not in answer:
             raise WrongAnswerError(f"{who}: no {name} in the answer")
-        found, wanted = np.squeeze(answer[name]), np.squeeze(value)
-        if found.shape != wanted.shape:
-            raise WrongAnswerError(f"{who}: {name} has the shape {found.shape}, not {wanted.shape}")
+        found, reference = np.squeeze(answer[name]), np.squeeze(value)
+        if found.shape != reference.shape:
+            raise WrongAnswerError(f"{who}: {name} has the shape {found.shape}, not {reference.shape}")
         if name == "confusion_matrix":
-            same = bool((found == wanted).all())
+            same = bool((found == reference).all())
         else:
-            scale = np.abs(wanted).max() if wanted.ndim else 0.0
-            same = np.allclose(found, wanted, rtol=RELATIVE, atol=RELATIVE * scale, equal_nan=True)
+            scale = np.abs(reference).max() if reference.ndim else 0.0
+            same = np.allclose(found, reference, rtol=RELATIVE, atol=RELATIVE * scale, equal_nan=True)
         if not same:
-            raise WrongAnswerError(f"{who}: {name} is {found}, not {wanted}")
+            raise WrongAnswerError(f"{who}: {name} is {found}, not {reference}")

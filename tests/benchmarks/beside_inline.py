@@ -12,7 +12,7 @@ import numpy as np
 
 from benchmarks.answers import WrongAnswerError
 from benchmarks.comparison import OURS, WARM_UP_S, Step, one_round, started
-from benchmarks.dialects import Asked
+from benchmarks.dialects import Question
 from benchmarks.every_loss import INPUTS, requests
 from benchmarks.goals import Verdict
 from benchmarks.targets import ANSWER_S, INLINE, TARGETS, Running
@@ -34,13 +34,13 @@ LEFT_OUT = (
 """Losses that the peer does not have; nor has it those composed of others but two, formulas, and networks."""
 
 
-def answer(target: Running, asked: Asked) -> tuple[Numbers, Gradients]:
+def answer(target: Running, question: Question) -> tuple[Numbers, Gradients]:
     """Return what a target answers: loss and metrics, and the gradients.
 
     Raises:
         RuntimeError: It answers with an error.
     """
-    post = target.dialect.post(asked)
+    post = target.dialect.post(question)
     connection = http.client.HTTPConnection(*target.address, timeout=ANSWER_S)
     try:
         connection.request("POST", post.path, post.body, dict(post.headers))
@@ -49,7 +49,7 @@ def answer(target: Running, asked: Asked) -> tuple[Numbers, Gradients]:
     finally:
         connection.close()
     if response.status != 200:
-        raise RuntimeError(f"{target.name}, {asked[0]['loss']}: {response.status}: {body[:500]!r}")
+        raise RuntimeError(f"{target.name}, {question[0]['loss']}: {response.status}: {body[:500]!r}")
     tensors, metadata = safetensors.decode(body)
     gradients = {name: tensor.numpy() for name, tensor in tensors.items() if name.startswith("gradient.")}
     return json.loads(metadata["result"]), gradients
@@ -99,8 +99,8 @@ def measure(
         WrongAnswerError: The two answer differently.
     """
     rows: list[tuple[Any, ...]] = []
-    of: dict[int, list[float]] = {count: [] for count in CONNECTIONS}
-    asked, absent = requests(), dict[str, str]()
+    ratios: dict[int, list[float]] = {count: [] for count in CONNECTIONS}
+    questions, absent = requests(), dict[str, str]()
     with started([OURS, INLINE.name], absent, step, {OURS: TARGETS[OURS], INLINE.name: INLINE}) as running:
         if absent:
             raise RuntimeError(f"not measured: {absent}")
@@ -108,34 +108,34 @@ def measure(
             answers = []
             for target in running:
                 target.resume()
-                answers.append(answer(target, asked[name]))
+                answers.append(answer(target, questions[name]))
                 target.halt()
             compare(*answers, name)
             row: list[Any] = [name]
             for count in CONNECTIONS:
                 step(f"{name}, {count} at a time")
-                taken = _rounds(running, asked[name], count, rounds, seconds)
+                taken = _rounds(running, questions[name], count, rounds, seconds)
                 ours, theirs = ([each["per_second"] for each in taken[target.name]] for target in running)
                 ratio = statistics.median(a / b for a, b in zip(ours, theirs, strict=True))
                 cpu = statistics.median(
                     b["cpu_ms"] / a["cpu_ms"] for a, b in zip(taken[OURS], taken[INLINE.name], strict=True)
                 )
                 row += [statistics.median(ours), statistics.median(theirs), ratio, cpu]
-                of[count].append(ratio)
+                ratios[count].append(ratio)
             rows.append(tuple(row))
-    worst = chosen[int(np.argmin(of[1]))]
+    worst = chosen[int(np.argmin(ratios[1]))]
     verdicts = [
-        Verdict(f"the worst loss, {worst}, 1 at a time", min(of[1]), *WORST, "×"),
-        Verdict("the median loss, 16 at a time", statistics.median(of[16]), *MEDIAN, "×"),
+        Verdict(f"the worst loss, {worst}, 1 at a time", min(ratios[1]), *WORST, "×"),
+        Verdict("the median loss, 16 at a time", statistics.median(ratios[16]), *MEDIAN, "×"),
     ]
     return rows, verdicts
 
 
 def _rounds(
-    running: Sequence[Running], asked: Asked, count: int, rounds: int, seconds: float
+    running: Sequence[Running], question: Question, count: int, rounds: int, seconds: float
 ) -> dict[str, list[dict[str, float]]]:
     """Return the rounds of each target, alternately; one to warm up comes before."""
-    posts = {target.name: [target.dialect.post(asked)] for target in running}
+    posts = {target.name: [target.dialect.post(question)] for target in running}
     taken: dict[str, list[dict[str, float]]] = {target.name: [] for target in running}
     for number in range(rounds + 1):
         for target in running if number % 2 else reversed(running):

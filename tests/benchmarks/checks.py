@@ -126,8 +126,8 @@ def latency(rounds: int, seconds: float, step: Step) -> Finding:
 def small(counts: tuple[int, ...], rounds: int, seconds: float, step: Step) -> list[Cell]:
     """S by lossd alone."""
     with service(step) as lossd:
-        wanted = {"connections": counts, "rounds": rounds, "seconds": seconds, "step": step}
-        return list(cells([lossd], WORKLOADS["S"](), {}, **wanted))
+        options = {"connections": counts, "rounds": rounds, "seconds": seconds, "step": step}
+        return list(cells([lossd], WORKLOADS["S"](), {}, **options))
 
 
 def memory(rounds: int, seconds: float, step: Step) -> Finding:
@@ -148,7 +148,7 @@ def memory(rounds: int, seconds: float, step: Step) -> Finding:
         after_mb = note("after L, one at a time", lossd)
     with service(step) as lossd:
         lossd.resume()
-        posts = [lossd.dialect.post(asked) for asked in WORKLOADS["X"]().requests]
+        posts = [lossd.dialect.post(question) for question in WORKLOADS["X"]().requests]
         step("X, to warm up")
         load.sockets(lossd.address, posts, MIXED_CONNECTIONS, seconds=0, at_least=MIXED_REQUESTS)
         warm_mb = note(f"after {MIXED_REQUESTS:,} requests of X", lossd)
@@ -173,8 +173,8 @@ def scale(rounds: int, seconds: float, step: Step) -> Finding:
     absent: dict[str, str] = {}
     with started([OURS, *LAYERS], absent, step) as running:
         for workload in layered_workloads():
-            wanted = {"connections": workload.connections, "rounds": rounds, "seconds": seconds, "step": step}
-            for cell in cells(running, workload, absent, **wanted):
+            options = {"connections": workload.connections, "rounds": rounds, "seconds": seconds, "step": step}
+            for cell in cells(running, workload, absent, **options):
                 if absent:
                     raise RuntimeError(f"not measured: {absent}")
                 found.rows += [_behind(cell, workload.name, layer) for layer in peers(cell)]
@@ -186,7 +186,7 @@ def scale(rounds: int, seconds: float, step: Step) -> Finding:
 
 
 def _behind(cell: Cell, workload: str, layer: str) -> tuple[Any, ...]:
-    figures = [median(cell, name, of) for of in ("per_second", "cpu_ms") for name in (OURS, layer)]
+    figures = [median(cell, name, figure) for figure in ("per_second", "cpu_ms") for name in (OURS, layer)]
     return workload, cell["connections"], layer, *figures[:2], _kept(cell, layer), *figures[2:]
 
 
@@ -214,11 +214,13 @@ def beside(targets: Mapping[str, Target], required: Ratios, rounds: int, seconds
     with started([*targets], found.absent, step, targets) as running:
         for name in ("S", "M"):
             workload = WORKLOADS[name]()
-            wanted = {"connections": workload.connections, "rounds": rounds, "seconds": seconds, "step": step}
-            for cell in cells(running, workload, found.absent, **wanted):
+            options = {"connections": workload.connections, "rounds": rounds, "seconds": seconds, "step": step}
+            for cell in cells(running, workload, found.absent, **options):
                 if peer not in cell["rounds"]:
                     continue
-                rates, cpu_ms = ([median(cell, who, of) for who in (OURS, peer)] for of in ("per_second", "cpu_ms"))
+                rates, cpu_ms = (
+                    [median(cell, who, figure) for who in (OURS, peer)] for figure in ("per_second", "cpu_ms")
+                )
                 ratio = statistics.median(ratios(cell, peer))
                 place = (name, cell["connections"])
                 found.rows.append((*place, *rates, ratio, *cpu_ms, cpu_ms[1] / cpu_ms[0]))
@@ -247,7 +249,7 @@ def additions(rounds: int, seconds: float, step: Step) -> Finding:
                 taken = {}
                 for each in pair if number % 2 else reversed(pair):
                     step(f"{each.name}, {each.connections[0]} at a time")
-                    posts = [lossd.dialect.post(asked) for asked in each.requests]
+                    posts = [lossd.dialect.post(question) for question in each.requests]
                     taken[each.name] = one_round(lossd, posts, each.connections[0], seconds)
                 if number:
                     measured.append((taken[plain.name], taken[dearer.name]))
@@ -258,8 +260,8 @@ def additions(rounds: int, seconds: float, step: Step) -> Finding:
                 for place in (0, 1)
             ]
             found.rows.append((plain.name, plain.connections[0], what, *figures, ratio))
-            said = f"CPU time of {plain.name} with {what} over {plain.name}"
-            found.verdicts.append(Verdict(said, ratio, DEARER[what], unit="×", at_most=True))
+            title = f"CPU time of {plain.name} with {what} over {plain.name}"
+            found.verdicts.append(Verdict(title, ratio, DEARER[what], unit="×", at_most=True))
     return found
 
 

@@ -87,7 +87,7 @@ def cells(
             sound.append(target)
         finally:
             target.halt()
-    posts = {target.name: [target.dialect.post(asked) for asked in workload.requests] for target in sound}
+    posts = {target.name: [target.dialect.post(question) for question in workload.requests] for target in sound}
     for count in connections:
         taken: dict[str, list[dict[str, float]]] = {target.name: [] for target in sound}
         for number in range(rounds + 1):

@@ -17,7 +17,7 @@ from benchmarks.load import Post
 from lossd_client.wire import Tensor, oip, safetensors
 
 Arrays = Mapping[str, np.ndarray[Any, Any]]
-Asked = tuple[Mapping[str, Any], Arrays]
+Question = tuple[Mapping[str, Any], Arrays]
 """A request's JSON object as lossd reads it, and its tensors."""
 
 MACRO = ("precision", "recall", "f1", "iou")
@@ -26,7 +26,7 @@ OUTPUTS = ("loss", "gradient", *MACRO, "confusion_matrix")
 
 
 class Dialect(Protocol):
-    def post(self, asked: Asked) -> Post:
+    def post(self, question: Question) -> Post:
         """The request as this target reads it."""
 
     def read(self, headers: Mapping[str, str], body: bytes) -> dict[str, Any]:
@@ -40,8 +40,8 @@ class Safetensors:
     path: str
     headers: Mapping[str, str] = field(default_factory=dict)
 
-    def post(self, asked: Asked) -> Post:
-        request, arrays = asked
+    def post(self, question: Question) -> Post:
+        request, arrays = question
         tensors = {name: Tensor.of(array) for name, array in arrays.items()}
         body = b"".join(safetensors.encode(tensors, {"request": json.dumps(request)}))
         return Post(self.path, {"Content-Type": safetensors.MEDIA_TYPE, **self.headers}, body)
@@ -62,8 +62,8 @@ class Json:
     path: str
     headers: Mapping[str, str] = field(default_factory=dict)
 
-    def post(self, asked: Asked) -> Post:
-        request, arrays = asked
+    def post(self, question: Question) -> Post:
+        request, arrays = question
         body = orjson.dumps({**request, "inputs": dict(arrays)}, option=orjson.OPT_SERIALIZE_NUMPY)
         return Post(self.path, {"Content-Type": "application/json", **self.headers}, body)
 
@@ -76,8 +76,8 @@ class Json:
 class Triton:
     """The Open Inference Protocol with binary tensors, as pytriton's models have it: one a loss, and one for images."""
 
-    def post(self, asked: Asked) -> Post:
-        request, arrays = asked
+    def post(self, question: Question) -> Post:
+        request, arrays = question
         model, *parameters = request["loss"].values()
         if arrays["prediction"].ndim > 2:
             model, inputs = f"{model}_of_an_image", dict(arrays)
@@ -115,15 +115,15 @@ class StockTriton:
     headers: Mapping[str, str] = field(default_factory=dict)
     stacked: bool = False
 
-    def post(self, asked: Asked) -> Post:
-        request, arrays = asked
+    def post(self, question: Question) -> Post:
+        request, arrays = question
         inputs = []
         for name, values in arrays.items():
             array = values[np.newaxis] if self.stacked else values
             tensor = InferInput(name, list(array.shape), np_to_triton_dtype(array.dtype))
             inputs.append(tensor.set_data_from_numpy(array))
-        wanted = None if self.stacked else [InferRequestedOutput(name) for name in OUTPUTS]
-        body, length = InferenceServerClient.generate_request_body(inputs, outputs=wanted)
+        outputs = None if self.stacked else [InferRequestedOutput(name) for name in OUTPUTS]
+        body, length = InferenceServerClient.generate_request_body(inputs, outputs=outputs)
         path = f"/v2/models/{request['loss']['name']}/infer"
         return Post(path, {oip.HEADER_LENGTH: str(length), **self.headers}, bytes(body))
 

@@ -32,8 +32,8 @@ def python_of(name: str) -> Path:
     directory = CACHE / name
     python = directory / "bin" / "python"
     installed = directory / "installed"
-    wanted = hashlib.sha256(requirements.read_bytes() + sys.version.encode()).hexdigest()
-    if not installed.exists() or installed.read_text() != wanted:
+    digest = hashlib.sha256(requirements.read_bytes() + sys.version.encode()).hexdigest()
+    if not installed.exists() or installed.read_text() != digest:
         shutil.rmtree(directory, ignore_errors=True)
         _run([sys.executable, "-m", "venv", str(directory)])
         _run([str(python), "-m", "pip", "install", "--quiet", "--requirement", str(requirements)])
@@ -44,7 +44,7 @@ def python_of(name: str) -> Path:
         if site.exists():
             (packages,) = directory.glob("lib/python3*/site-packages")
             (packages / "benchmarks.pth").write_text(f"{site}\n")
-        installed.write_text(wanted)
+        installed.write_text(digest)
     return python
 
 
@@ -63,8 +63,8 @@ def outer() -> dict[str, str]:
 
     make constrains its installs by a file; a peer's requirements name their own.
     """
-    own = ("PIP_CONSTRAINT", "PIP_BUILD_CONSTRAINT", "PYTHONPATH", "VIRTUAL_ENV")
-    return {name: value for name, value in os.environ.items() if name not in own}
+    names = ("PIP_CONSTRAINT", "PIP_BUILD_CONSTRAINT", "PYTHONPATH", "VIRTUAL_ENV")
+    return {name: value for name, value in os.environ.items() if name not in names}
 
 
 def _run(command: list[str]) -> str:

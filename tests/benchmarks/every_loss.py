@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.dialects import Arrays, Asked
+from benchmarks.dialects import Arrays, Question
 
 SEED = 2
 ROWS, WIDTH, CLASSES = 64, 10, 10
@@ -233,7 +233,10 @@ PARAMETERS: Mapping[str, Mapping[str, Any]] = {"quantiles": {"levels": [0.1, 0.5
 """The parameters without a default."""
 
 
-def requests() -> dict[str, Asked]:
+def requests() -> dict[str, Question]:
     """Return a request of each loss, by name."""
     draw = Draw(np.random.default_rng(SEED))
-    return {name: ({"loss": {"name": name, **PARAMETERS.get(name, {})}}, of(draw)) for name, of in INPUTS.items()}
+    return {
+        name: ({"loss": {"name": name, **PARAMETERS.get(name, {})}}, inputs_of(draw))
+        for name, inputs_of in INPUTS.items()
+    }

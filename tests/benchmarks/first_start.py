@@ -46,7 +46,7 @@ def measure(rounds: int, seconds: float, step: Step) -> Finding:
 def stages() -> Iterator[tuple[str, float, float]]:
     """Start a service, and yield each stage when it is reached: its name, seconds, and CPU seconds of all processes."""
     CACHE.mkdir(exist_ok=True)
-    asked = focal((64, 10))
+    question = focal((64, 10))
     with tempfile.TemporaryDirectory() as folder:
         ours = TARGETS[OURS]
         target = replace(ours, variables={**ours.variables, "LOSSD_CACHE_DIR": folder})
@@ -55,7 +55,7 @@ def stages() -> Iterator[tuple[str, float, float]]:
         try:
             for stage, reached in (
                 (ADDRESS, lambda: accepts(running)),
-                (ANSWER, lambda: bool(running.ask(asked))),
+                (ANSWER, lambda: bool(running.ask(question))),
                 (FOCAL, lambda: ready(running)[0] >= kernels_of_focal()),
                 (ALL, lambda: len(set(ready(running))) == 1),
             ):

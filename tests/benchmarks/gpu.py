@@ -16,7 +16,7 @@ from typing import Any
 import torch
 
 from benchmarks.comparison import OURS, Cell, Step, cells, median, started
-from benchmarks.dialects import Asked
+from benchmarks.dialects import Question
 from benchmarks.findings import Finding
 from benchmarks.goals import Verdict
 from benchmarks.targets import TARGETS, Running
@@ -44,8 +44,8 @@ def measure(device: str, rounds: int, seconds: float, step: Step) -> Finding:
             workload = build()
             step(f"{name}: stages")
             copy_ms, compute_ms = stages(lossd, workload.requests)
-            wanted = {"connections": workload.connections, "rounds": rounds, "seconds": seconds, "step": step}
-            for cell in cells([lossd], workload, found.absent, **wanted):
+            options = {"connections": workload.connections, "rounds": rounds, "seconds": seconds, "step": step}
+            for cell in cells([lossd], workload, found.absent, **options):
                 place = name, cell["connections"]
                 measured[place] = cell
                 rate, p50_ms = median(cell, OURS), median(cell, OURS, "p50_ms")
@@ -59,9 +59,9 @@ def measure(device: str, rounds: int, seconds: float, step: Step) -> Finding:
     return found
 
 
-def over_the_floor(asked: Asked, compute_ms: float, per_s: float) -> Verdict:
+def over_the_floor(question: Question, compute_ms: float, per_s: float) -> Verdict:
     """Return how many times as long a request's kernels take as reading its inputs and writing its gradient once."""
-    nbytes = sum(array.nbytes for array in asked[1].values()) + asked[1]["prediction"].nbytes
+    nbytes = sum(array.nbytes for array in question[1].values()) + question[1]["prediction"].nbytes
     floor_ms = nbytes / (2 * per_s) * 1e3  # a copy reads and writes each byte
     return Verdict("L's kernels over copying its bytes", compute_ms / floor_ms, *KERNELS, "×", at_most=True)
 

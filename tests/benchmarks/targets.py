@@ -14,7 +14,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import IO, Any
 
-from benchmarks.dialects import Asked, Dialect, Json, Safetensors, StockTriton, Triton
+from benchmarks.dialects import Dialect, Json, Question, Safetensors, StockTriton, Triton
 from benchmarks.environments import PEERS, outer
 from benchmarks.workloads import focal
 from lossd_client.errors import Problem
@@ -204,13 +204,13 @@ class Running:
             start_new_session=True,
         )
 
-    def ask(self, asked: Asked) -> dict[str, Any]:
+    def ask(self, question: Question) -> dict[str, Any]:
         """What it answers.
 
         Raises:
             UnusableAnswerError: A refusal, or nothing that can be read.
         """
-        post = self.dialect.post(asked)
+        post = self.dialect.post(question)
         connection = http.client.HTTPConnection(*self.address, timeout=ANSWER_S)
         try:
             connection.request("POST", post.path, post.body, dict(post.headers))

@@ -71,23 +71,23 @@ def bodies(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
 
 def test_the_peers_job_gives_lossd_s_answers_alone_and_in_batches(bodies: ModuleType) -> None:
     requests = [*MIXED[:40], focal((64, 10)), focal((2, 5, 8, 8))]
-    read = [bodies.read(bytearray(LOSSD.post(asked).body)) for asked in requests]
+    read = [bodies.read(bytearray(LOSSD.post(question).body)) for question in requests]
     alone = [bodies.job.evaluate([request])[0] for request in read]
     for answers in (alone, bodies.job.evaluate(read)):
-        for asked, answer in zip(requests, answers, strict=True):
-            compare(LOSSD.read({}, bodies.write(answer)), expected(asked), str(asked[0]))
+        for question, answer in zip(requests, answers, strict=True):
+            compare(LOSSD.read({}, bodies.write(answer)), expected(question), str(question[0]))
 
 
 def test_triton_s_requests_hold_the_same_tensors() -> None:
-    asked = MIXED[7]
-    assert asked[0]["loss"]["name"] == "focal"
-    post = Triton().post(asked)
+    question = MIXED[7]
+    assert question[0]["loss"]["name"] == "focal"
+    post = Triton().post(question)
     assert post.path == "/v2/models/focal/infer"
     _, inputs = oip.decode_request(post.body, int(post.headers[oip.HEADER_LENGTH]))
     arrays = {name: value.numpy() for name, value in inputs.items() if isinstance(value, Tensor)}
-    np.testing.assert_array_equal(arrays["prediction"], asked[1]["prediction"][np.newaxis])
-    np.testing.assert_array_equal(arrays["target"], asked[1]["target"][np.newaxis])
-    assert arrays["parameter"].tolist() == [[np.float32(asked[0]["loss"]["gamma"])]]
+    np.testing.assert_array_equal(arrays["prediction"], question[1]["prediction"][np.newaxis])
+    np.testing.assert_array_equal(arrays["target"], question[1]["target"][np.newaxis])
+    assert arrays["parameter"].tolist() == [[np.float32(question[0]["loss"]["gamma"])]]
 
 
 @pytest.mark.parametrize("name", ["loss", "gradient", "f1", "confusion_matrix"])
@@ -101,23 +101,23 @@ def test_another_answer_is_noticed(name: str) -> None:
 
 
 def test_triton_s_own_client_is_understood() -> None:
-    asked = focal((64, 10))
+    question = focal((64, 10))
     dialect = StockTriton()
     with running(engine="inline") as service:
-        post = dialect.post(asked)
+        post = dialect.post(question)
         answer = httpx.post(service.url + post.path, headers=dict(post.headers), content=post.body)
     assert answer.status_code == 200, answer.text
-    compare(dialect.read(answer.headers, answer.content), expected(asked), "lossd")
+    compare(dialect.read(answer.headers, answer.content), expected(question), "lossd")
 
 
 def test_numbers_in_json_are_understood() -> None:
-    asked = focal((64, 10))
+    question = focal((64, 10))
     dialect = Json("/v1/evaluate")
     with running(engine="inline") as service:
-        post = dialect.post(asked)
+        post = dialect.post(question)
         answer = httpx.post(service.url + post.path, headers=dict(post.headers), content=post.body)
     assert answer.status_code == 200, answer.text
-    compare(dialect.read(answer.headers, answer.content), expected(asked), "lossd")
+    compare(dialect.read(answer.headers, answer.content), expected(question), "lossd")
 
 
 # Without peers, and of small tensors
@@ -228,15 +228,15 @@ def test_the_inline_peer_gives_lossd_s_answers(monkeypatch: pytest.MonkeyPatch) 
     import inline
     import serve_inline
 
-    asked = every_loss.requests()
+    questions = every_loss.requests()
     assert inline.JOBS.keys() == set(beside_inline.names())
     for name in beside_inline.names():
-        request, arrays = asked[name]
+        request, arrays = questions[name]
         evaluation = lossd.evaluate(request["loss"], inputs=arrays, outputs=["loss", "gradient", "metrics"])
         gradients = {f"gradient.{leaf}": values for leaf, values in evaluation.gradients.items()}
         metrics = {} if REGISTRY[name].task not in TASKS else evaluation.metrics
         ours = {"loss": evaluation.loss, "metrics": metrics}
-        tensors, metadata = safetensors.decode(serve_inline.answer(LOSSD.post(asked[name]).body))
+        tensors, metadata = safetensors.decode(serve_inline.answer(LOSSD.post(questions[name]).body))
         theirs = json.loads(metadata["result"]), {leaf: tensor.numpy() for leaf, tensor in tensors.items()}
         beside_inline.compare((ours, gradients), theirs, name)
 

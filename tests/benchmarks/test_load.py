@@ -49,6 +49,6 @@ def test_answers_that_refuse_are_failures(generate: Callable[..., load.Measureme
 
 @pytest.mark.parametrize("letter", sorted(WORKLOADS.keys() - {"L"}))  # L is 97 MB, and is M but for its size
 def test_the_service_answers_every_request_of_a_workload(letter: str, address: Address) -> None:
-    posts = [LOSSD.post(asked) for asked in WORKLOADS[letter]().requests]
+    posts = [LOSSD.post(question) for question in WORKLOADS[letter]().requests]
     measured = load.sockets(address, posts, connections=1, seconds=0, at_least=len(posts))
     assert (measured.requests, measured.failures) == (len(posts), 0)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from benchmarks.dialects import Arrays, Asked
+from benchmarks.dialects import Arrays, Question
 
 MIXED_REQUESTS = 2000
 """No two alike, and more of them than any cache keeps: whoever shares a service meets strangers."""
@@ -24,11 +24,11 @@ class Workload:
     """
 
     name: str
-    requests: Sequence[Asked]
+    requests: Sequence[Question]
     connections: tuple[int, ...]
 
 
-def focal(shape: tuple[int, ...]) -> Asked:
+def focal(shape: tuple[int, ...]) -> Question:
     """The focal loss (γ = 2, the default everywhere) of standard normal scores, classes along axis 1."""
     random = np.random.default_rng(0)
     logits = random.standard_normal(shape, dtype=np.float32)
@@ -36,7 +36,7 @@ def focal(shape: tuple[int, ...]) -> Asked:
     return {"loss": {"name": "focal"}}, {"prediction": logits, "target": target}
 
 
-def mixture() -> list[Asked]:
+def mixture() -> list[Question]:
     """What a shared service sees: ten losses, parameters and sizes that differ from request to request."""
     random = np.random.default_rng(1)
     classes = 10
@@ -66,7 +66,7 @@ def mixture() -> list[Asked]:
         ("bce_with_logits", None, labels),
         ("sigmoid_focal", "gamma", labels),
     ]
-    requests: list[Asked] = []
+    requests: list[Question] = []
     for index in range(MIXED_REQUESTS):
         name, parameter, inputs = kinds[index % len(kinds)]
         parameters = {parameter: round(float(random.uniform(0.05, 0.95)), 3)} if parameter else {}

@@ -54,7 +54,7 @@ class Waits:
     """The longest waits of some probes, in seconds.
 
     Attributes:
-        asked: How many probes.
+        count: How many probes.
         health_s: Longest wait for health, by the clock.
         health_cpu_s: Most CPU time of the front during one.
         small_s: Longest wait for a small request, by the clock.
@@ -62,7 +62,7 @@ class Waits:
         faults: Of the probes that were not answered as they must be.
     """
 
-    asked: int = 0
+    count: int = 0
     health_s: float = 0.0
     health_cpu_s: float = 0.0
     small_s: float = 0.0
@@ -79,7 +79,7 @@ class Waits:
         """
         waits = cls()
         for probe in probes:
-            waits.asked += 1
+            waits.count += 1
             if probe.fault:
                 waits.faults.append(f"{probe.path}: {probe.fault}")
             if probe.path == HEALTH:
@@ -94,7 +94,7 @@ class Waits:
         faults = f", faults {len(self.faults)}: {self.faults[0]}" if self.faults else ""
         return (
             f"health {self.health_s:5.2f} s (CPU {self.health_cpu_s:4.2f}), "
-            f"small {self.small_s:5.2f} s (CPU {self.small_cpu_s:4.2f}) at the longest of {self.asked}{faults}"
+            f"small {self.small_s:5.2f} s (CPU {self.small_cpu_s:4.2f}) at the longest of {self.count}{faults}"
         )
 
 

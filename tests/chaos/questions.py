@@ -88,16 +88,16 @@ def _alike(found: Any, expected: Any) -> bool:
 def questions(count: int, seed: int) -> list[Question]:
     """Requests to be answered: losses, parameters, sizes and doors mixed; each evaluated here, by itself."""
     chance, numbers = random.Random(seed), np.random.default_rng(seed)
-    asked = []
+    mixture = []
     for index in range(count):
         rows = STREAMED_ROWS if index % 40 == 39 else int(numbers.integers(1, 257))
         loss, arrays = _drawn(chance, numbers, rows)
         door = "safetensors" if rows == STREAMED_ROWS else DOORS[index % len(DOORS)]
         answer = lossd.evaluate(loss, **arrays)
-        asked.append(
+        mixture.append(
             Question(*_sent(door, loss, arrays), answer.loss, np.asarray(answer.gradient), _plain(answer.metrics))
         )
-    return asked
+    return mixture
 
 
 def refused(seed: int) -> list[Question]:

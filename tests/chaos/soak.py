@@ -232,14 +232,14 @@ class _Soak:
         """Where the answer belongs in the ledger."""
         ledger = self.ledger
         if way == "stalls":
-            told = answer.status == 408
-            ledger.stalled += told
-        elif told := question.is_answered(answer):
+            right = answer.status == 408
+            ledger.stalled += right
+        elif right := question.is_answered(answer):
             ledger.answered[way] += 1
             if question.loss is not None:
                 ledger.answers.append(time.monotonic())
-        elif told := answer.status in (429, 503) or (answer.status == 504 and way == "has no time"):
+        elif right := answer.status in (429, 503) or (answer.status == 504 and way == "has no time"):
             ledger.refused[answer.problem] += 1
-        if not told:
-            asked = f"{question.path} ({question.problem or 'to be answered'})"
-            ledger.wrong.append(f"{way}: {asked}: {answer.status} {answer.body[:300]!r}")
+        if not right:
+            request = f"{question.path} ({question.problem or 'to be answered'})"
+            ledger.wrong.append(f"{way}: {request}: {answer.status} {answer.body[:300]!r}")

@@ -23,7 +23,7 @@ GIB = 1 << 30
 def groups(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str | None, dict[str, str]], None]:
     """Return a function that sets the process's control groups, and the files of the mounted hierarchy."""
 
-    def arrange(own: str | None, files: dict[str, str]) -> None:
+    def arrange(membership: str | None, files: dict[str, str]) -> None:
         for name, text in files.items():
             (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
             (tmp_path / name).write_text(text + "\n")
@@ -32,9 +32,9 @@ def groups(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str | N
         def read_text(path: Path) -> str:
             if path != Path("/proc/self/cgroup"):
                 return read(path)
-            if own is None:
+            if membership is None:
                 raise FileNotFoundError
-            return own
+            return membership
 
         monkeypatch.setattr(machine, "CGROUPS", tmp_path)
         monkeypatch.setattr(Path, "read_text", read_text)
@@ -43,7 +43,7 @@ def groups(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str | N
 
 
 @pytest.mark.parametrize(
-    ("own", "files", "cores"),
+    ("membership", "files", "cores"),
     [
         ("0::/\n", {"cpu.max": "max 100000"}, 4),
         ("0::/\n", {"cpu.max": "800000 100000"}, 4),
@@ -69,19 +69,19 @@ def groups(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str | N
     ],
 )
 def test_the_smallest_quota_counts(
-    own: str | None,
+    membership: str | None,
     files: dict[str, str],
     cores: float,
     groups: Callable[[str | None, dict[str, str]], None],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0, 1, 2, 3})
-    groups(own, files)
+    groups(membership, files)
     assert machine.cores() == cores
 
 
 @pytest.mark.parametrize(
-    ("own", "files", "limit"),
+    ("membership", "files", "limit"),
     [
         ("0::/\n", {"memory.max": str(GIB)}, GIB),
         ("0::/\n", {"memory.max": "max"}, math.inf),
@@ -96,9 +96,9 @@ def test_the_smallest_quota_counts(
     ],
 )
 def test_the_smallest_memory_limit_counts(
-    own: str | None, files: dict[str, str], limit: float, groups: Callable[[str | None, dict[str, str]], None]
+    membership: str | None, files: dict[str, str], limit: float, groups: Callable[[str | None, dict[str, str]], None]
 ) -> None:
-    groups(own, files)
+    groups(membership, files)
     assert machine.memory_bytes() == limit
 
 

@@ -85,7 +85,7 @@ def page(worker_s: list[float], front_s: list[float], backlog_s: float) -> Page:
     return "\n".join(lines)
 
 
-def asked(address: str, query: str) -> float:
+def value_of(address: str, query: str) -> float:
     """Return the value of a query, as KEDA's Prometheus scaler asks for it."""
     url = f"{address}/api/v1/query?{urllib.parse.urlencode({'query': query})}"
     with urllib.request.build_opener(urllib.request.ProxyHandler({})).open(url, timeout=10) as answer:
@@ -93,10 +93,10 @@ def asked(address: str, query: str) -> float:
     return float(one["value"][1])
 
 
-def wanted(address: str) -> int:
+def replica_count(address: str) -> int:
     """Return the replicas that Kubernetes wants: of an AverageValue, the value over the threshold, rounded up."""
     triggers = [each["metadata"] for each in SCALED["triggers"]]
-    most = max(math.ceil(asked(address, each["query"]) / float(each["threshold"]) - 1e-9) for each in triggers)
+    most = max(math.ceil(value_of(address, each["query"]) / float(each["threshold"]) - 1e-9) for each in triggers)
     return min(max(most, SCALED["minReplicaCount"]), SCALED["maxReplicaCount"])
 
 
@@ -124,7 +124,7 @@ def test_keda_wants_the_replicas_that_the_busy_time_asks_for(
         )
         for number, (workers, fronts, backlog_s) in enumerate(replicas)
     }
-    assert wanted(address) == expected
+    assert replica_count(address) == expected
 
 
 def test_kserve_scales_by_the_same_queries() -> None:

@@ -119,9 +119,9 @@ def test_a_machine_leaves_its_address_to_the_next() -> None:
 @contextmanager
 def half_answered(url: str) -> Iterator[http.client.HTTPResponse]:
     """Yield the answer to a large request. Of its body, little more arrives than what is read."""
-    asked = question(LARGE, 0)
+    large = question(LARGE, 0)
     post = Safetensors("/v1/evaluate").post(
-        ({"loss": {"name": "focal"}}, {"prediction": asked.prediction, "target": asked.target})
+        ({"loss": {"name": "focal"}}, {"prediction": large.prediction, "target": large.target})
     )
     host, _, port = url.rpartition("/")[2].partition(":")
     with closing(http.client.HTTPConnection(host, int(port))) as connection:
@@ -179,8 +179,8 @@ def test_what_a_machine_has_taken_that_vanishes_is_answered_by_another(tmp_path:
             os.kill(second.workers()[0], signal.SIGCONT)
             # Clients read at once. HAProxy 2.6 notices what broke behind a full buffer only at its time-out.
             rests = [threads.submit(body_of, half) for half in halves]
-            for answer, asked in zip(answers, questions, strict=True):
-                assert asked.answered_by(*answer.result())
+            for answer, expected in zip(answers, questions, strict=True):
+                assert expected.answered_by(*answer.result())
             bodies = [rest.result() for rest in rests]
             assert time.monotonic() - begin < VANISHED_S
             (whole,) = [body for body in bodies if body is not None]

@@ -174,14 +174,14 @@ def test_policies_open_the_ports_that_are_used_and_no_others(objects: list[dict[
     pods = kind(objects, "Deployment")
     opened: dict[str, list[int]] = {}
     for name, policy in kind(objects, "NetworkPolicy").items():
-        (of,) = selected(pods, policy["spec"]["podSelector"]["matchLabels"])
-        ports = {port["containerPort"] for port in pods[of]["spec"]["template"]["spec"]["containers"][0]["ports"]}
+        (pod,) = selected(pods, policy["spec"]["podSelector"]["matchLabels"])
+        ports = {port["containerPort"] for port in pods[pod]["spec"]["template"]["spec"]["containers"][0]["ports"]}
         for rule in policy["spec"].get("ingress", ()):
             assert rule["from"] != []
             assert {port["port"] for port in rule["ports"]} <= ports, name
         out = [port["port"] for rule in policy["spec"].get("egress", ()) for port in rule["ports"]]
-        opened.setdefault(of, []).extend(out)
-        if name == of:
+        opened.setdefault(pod, []).extend(out)
+        if name == pod:
             assert policy["spec"]["policyTypes"] == ["Ingress", "Egress"]  # what no rule allows is refused
     components = {"lossd-to-postgres": {5432, 53}, "lossd-to-collector": {4318, 53}}
     expected = {p for name, ports in components.items() if name in kind(objects, "NetworkPolicy") for p in ports}

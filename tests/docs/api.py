@@ -99,9 +99,9 @@ def routes(document: Document, title: str, intro: str, begin: str, models: tuple
     return _linked("\n".join(lines), models)
 
 
-def _contents(of: Mapping[str, Any]) -> str:
+def _contents(message: Mapping[str, Any]) -> str:
     shown = []
-    for media_type, content in of.get("content", {}).items():
+    for media_type, content in message.get("content", {}).items():
         schema = content.get("schema", {})
         shown.append(f"`{media_type}`" + (f", {value(schema)}" if "$ref" in schema else ""))
     return "; ".join(shown)
@@ -113,11 +113,11 @@ def _model(name: str, schemas: Mapping[str, Any]) -> list[str]:
     rows = [
         (
             f"`{field}`",
-            value(of),
+            value(definition),
             "yes" if field in schema.get("required", ()) else "",
-            prose(of.get("description", "")),
+            prose(definition.get("description", "")),
         )
-        for field, of in schema.get("properties", {}).items()
+        for field, definition in schema.get("properties", {}).items()
     ]
     lines += [table(("Field", "Value", "Required", ""), rows), ""] if rows else []
     if "example" in schema:
@@ -135,19 +135,19 @@ def problems(provoke: Callable[[str], Any]) -> dict[str, str]:
     """A page for each problem type; ``provoke`` has a request of that type answered."""
     pages = {}
     for slug, kind in PROBLEMS.items():
-        described = describe(kind)
+        message = describe(kind)
         pages[f"errors/{slug}.md"] = (
-            f"# {described['title']}\n\n{prose(described['text'])}\n\n"
+            f"# {message['title']}\n\n{prose(message['text'])}\n\n"
             + table(
                 ("", ""),
                 (
                     ("`type`", f"`/problems/{slug}`"),
                     ("Status", kind.status),
                     ("In Python", f"`lossd_client.errors.{kind.__name__}`"),
-                    ("Try again?", described["retry"]),
+                    ("Try again?", message["retry"]),
                 ),
             )
-            + f"\n\n## How to fix it\n\n{prose(described['fix'].replace('(redoc)', '(../reference/http.md)'))}\n"
+            + f"\n\n## How to fix it\n\n{prose(message['fix'].replace('(redoc)', '(../reference/http.md)'))}\n"
         )
         if slug in REQUESTS:
             method, path, _ = REQUESTS[slug]

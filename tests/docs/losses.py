@@ -87,8 +87,8 @@ def _input(entry: Mapping[str, Any]) -> list[str]:
 
 
 def _types(types: list[Mapping[str, Any]]) -> tuple[str, str]:
-    entries = [f"{of['domain'].replace('_', ' ')}, {' or '.join(of['dtypes'])}" for of in types]
-    return " or ".join(dict.fromkeys(entries)), " or ".join(dict.fromkeys(f"`{of['shape']}`" for of in types))
+    entries = [f"{type_['domain'].replace('_', ' ')}, {' or '.join(type_['dtypes'])}" for type_ in types]
+    return " or ".join(dict.fromkeys(entries)), " or ".join(dict.fromkeys(f"`{type_['shape']}`" for type_ in types))
 
 
 def _parameter(name: str, schema: Mapping[str, Any]) -> list[str]:
@@ -153,7 +153,7 @@ def _task(task: str, ask: Ask) -> str:
 
 
 def _described_input(entry: Any) -> dict[str, Any]:
-    types = [{"domain": of.domain, "dtypes": list(of.kinds), "shape": str(of)} for of in entry.types]
+    types = [{"domain": type_.domain, "dtypes": list(type_.kinds), "shape": str(type_)} for type_ in entry.types]
     return {
         "name": entry.name,
         "types": types,
@@ -164,8 +164,8 @@ def _described_input(entry: Any) -> dict[str, Any]:
 
 
 def _exchange(request: Mapping[str, Any], ask: Ask) -> list[str]:
-    asked, answered = laid_out(request), laid_out(ask(request))
-    return ["`POST /v1/evaluate` with", "", "```json", asked, "```", "", "is answered", "", "```json", answered, "```"]
+    question, answer = laid_out(request), laid_out(ask(request))
+    return ["`POST /v1/evaluate` with", "", "```json", question, "```", "", "is answered", "", "```json", answer, "```"]
 
 
 def laid_out(document: Any, depth: int = 0, before: int = 0) -> str:

@@ -151,7 +151,12 @@ def configuration(made: Mapping[str, str]) -> dict[str, Any]:
             return {title: [entry(*item) for part in at for item in part.items()]}
         if at == "losses/":
             families = by_family().items()
-            return {title: ["losses.md", *({h: [{o.name: f"losses/{o.name}.md"} for o in of]} for h, of in families)]}
+            return {
+                title: [
+                    "losses.md",
+                    *({h: [{o.name: f"losses/{o.name}.md"} for o in members]} for h, members in families),
+                ]
+            }
         if at.endswith("/"):
             inside = (PurePosixPath(path) for path in made if path.startswith(at) and path.endswith(".md"))
             return {title: [f"{at[:-1]}.md", *({path.stem: str(path)} for path in inside)]}

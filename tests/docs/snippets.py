@@ -131,11 +131,11 @@ def _python(block: Block, url: str, namespace: dict[str, Any]) -> str:
             exec(code, namespace)
     except LossdError as error:
         printed.write(f"{type(error).__name__}: {error}\n")
-    said = re.findall(r"^ *print\(.*\)  # (.*)$", block.text, re.MULTILINE)
-    if said:
-        if len(said) != block.text.count("print("):
+    comments = re.findall(r"^ *print\(.*\)  # (.*)$", block.text, re.MULTILINE)
+    if comments:
+        if len(comments) != block.text.count("print("):
             raise Wrong("some prints say what they print and some do not")
-        _same("\n".join(said), printed.getvalue(), "text")
+        _same("\n".join(comments), printed.getvalue(), "text")
     return printed.getvalue()
 
 
@@ -208,12 +208,12 @@ def _understand(line: str) -> None:
         raise Wrong(f"{line!r}: {error}") from None
 
 
-def _same(said: str, happened: str, language: str) -> None:
-    if language == "json" and "…" not in said:
-        if not alike(json.loads(said), json.loads(happened)):
-            raise Wrong(f"it says\n{said}\nand the answer is\n{happened}")
+def _same(example: str, happened: str, language: str) -> None:
+    if language == "json" and "…" not in example:
+        if not alike(json.loads(example), json.loads(happened)):
+            raise Wrong(f"it says\n{example}\nand the answer is\n{happened}")
         return
-    expected, found = _lines(said), _lines(happened)
+    expected, found = _lines(example), _lines(happened)
     if len(expected) != len(found) or not all(map(_alike_line, expected, found)):
         raise Wrong("it says\n{}\nand what happens is\n{}".format("\n".join(expected), "\n".join(found)))
 
@@ -222,24 +222,24 @@ def _lines(text: str) -> list[str]:
     return [line.rstrip() for line in text.strip("\n").splitlines()]
 
 
-def _alike_line(said: str, happened: str) -> bool:
-    pattern = ".*".join(map(re.escape, _NUMBER.sub("0.0", said).split("…")))
+def _alike_line(example: str, happened: str) -> bool:
+    pattern = ".*".join(map(re.escape, _NUMBER.sub("0.0", example).split("…")))
     if not re.fullmatch(pattern, _NUMBER.sub("0.0", happened)):
         return False
-    if "…" in said:
+    if "…" in example:
         return True
-    return alike([float(n) for n in _NUMBER.findall(said)], [float(n) for n in _NUMBER.findall(happened)])
+    return alike([float(n) for n in _NUMBER.findall(example)], [float(n) for n in _NUMBER.findall(happened)])
 
 
-def alike(said: Any, happened: Any) -> bool:
+def alike(example: Any, happened: Any) -> bool:
     """Whether two documents are the same, their numbers to six digits: the last ones differ between processors."""
-    if isinstance(said, dict) and isinstance(happened, dict):
-        return said.keys() == happened.keys() and all(alike(said[name], happened[name]) for name in said)
-    if isinstance(said, list) and isinstance(happened, list):
-        return len(said) == len(happened) and all(map(alike, said, happened))
-    if isinstance(said, float) and isinstance(happened, (int, float)):
-        return abs(said - happened) <= 1e-6 * abs(said) + 1e-7
-    return bool(said == happened)
+    if isinstance(example, dict) and isinstance(happened, dict):
+        return example.keys() == happened.keys() and all(alike(example[name], happened[name]) for name in example)
+    if isinstance(example, list) and isinstance(happened, list):
+        return len(example) == len(happened) and all(map(alike, example, happened))
+    if isinstance(example, float) and isinstance(happened, (int, float)):
+        return abs(example - happened) <= 1e-6 * abs(example) + 1e-7
+    return bool(example == happened)
 
 
 def furnish(folder: Path) -> None:

@@ -41,7 +41,7 @@ def test_r_prints_what_the_page_says(service: Running, tmp_path: Path) -> None:
     done = run(tmp_path, "Rscript", "page.r")
     assert done.returncode == 0, done.stderr
     printed = [re.sub(r"^\[1\] +", "", line).split() for line in done.stdout.splitlines()]
-    assert printed == [said.split() for said in re.findall("  # (.*)", text)]
+    assert printed == [comment.split() for comment in re.findall("  # (.*)", text)]
     (tmp_path / "refused.r").write_text(text + 'evaluate("huber", c(2.5, 0.0), I(3.0))\n')
     done = run(tmp_path, "Rscript", "refused.r")
     assert done.returncode == 1
@@ -56,7 +56,7 @@ def test_octave_prints_what_the_page_says(service: Running, tmp_path: Path) -> N
     done = run(tmp_path, "octave-cli", "--quiet", "--no-init-file", "page.m")
     assert done.returncode == 0, done.stderr
     assert [line.split() for line in done.stdout.splitlines()] == [
-        said.split() for said in re.findall("  # (.*)", text)
+        comment.split() for comment in re.findall("  # (.*)", text)
     ]
     one_row = 'evaluate("focal", {[2.0 1.0 0.1]}, {0}); evaluate("huber", [2.5 0.0], 3.0);\n'
     (tmp_path / "refused.m").write_text(f"1;\n{text}{one_row}")

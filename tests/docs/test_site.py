@@ -63,8 +63,8 @@ def test_every_problem_s_page_shows_one_of_its_type(built: Path) -> None:
         (example,) = re.findall(r"```json\n(.*?)```", (built / f"pages/errors/{slug}.md").read_text(), re.DOTALL)
         assert json.loads(example)["type"] == f"/problems/{slug}"
         assert json.loads(example)["status"] == PROBLEMS[slug].status
-        said = ".*".join(map(re.escape, EXAMPLES[slug].detail.split("…")))
-        assert re.fullmatch(said, json.loads(example)["detail"]), "the service's page shows another answer"
+        pattern = ".*".join(map(re.escape, EXAMPLES[slug].detail.split("…")))
+        assert re.fullmatch(pattern, json.loads(example)["detail"]), "the service's page shows another answer"
 
 
 def test_every_route_is_in_the_reference(built: Path) -> None:
@@ -89,8 +89,8 @@ def test_every_command_and_option_is_documented(built: Path) -> None:
     text = (built / "pages/reference/commands.md").read_text()
     for name in ("serve", "evaluate", "losses", "runs"):
         assert f"## `lossd {name}`" in text
-        said = CliRunner().invoke(cli.main, [name, "--help"]).output
-        options = set(re.findall(r"^  .*?(--[a-z-]+)", said, re.MULTILINE))
+        help_text = CliRunner().invoke(cli.main, [name, "--help"]).output
+        options = set(re.findall(r"^  .*?(--[a-z-]+)", help_text, re.MULTILINE))
         assert options
         assert {option for option in options - {"--help"} if option not in text} == set()
 

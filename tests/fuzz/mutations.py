@@ -323,8 +323,10 @@ def _safetensors_header(random: Random, sent: Sent) -> Sent:
     text, data = sent.body[8 : 8 + length], sent.body[8 + length :]
     match random.randrange(5):
         case 0:
-            said = random.choice((0, 1, length - 1, length + 1, length + 8, 2**20, 2**20 + 1, 2**31, 2**63, 2**64 - 1))
-            return replace(sent, body=struct.pack("<Q", said % 2**64) + text + data)
+            stated_length = random.choice(
+                (0, 1, length - 1, length + 1, length + 8, 2**20, 2**20 + 1, 2**31, 2**63, 2**64 - 1)
+            )
+            return replace(sent, body=struct.pack("<Q", stated_length % 2**64) + text + data)
         case 1:
             data = random.choice((data[:-1], data + b"\0", b"", data[1:], data * 2))
         case 2 | 3:
@@ -342,8 +344,8 @@ def _safetensors_header(random: Random, sent: Sent) -> Sent:
 
 def _oip_text(random: Random, sent: Sent) -> Sent:
     """The JSON part changed, or its length, or the bytes after it."""
-    said = sent.headers.get(oip.HEADER_LENGTH, "")
-    length = int(said) if said.isascii() and said.isdigit() and len(said) < 9 else len(sent.body)
+    header = sent.headers.get(oip.HEADER_LENGTH, "")
+    length = int(header) if header.isascii() and header.isdigit() and len(header) < 9 else len(sent.body)
     text, data = sent.body[:length], sent.body[length:]
     headers = dict(sent.headers)
     match random.randrange(5):

@@ -118,15 +118,15 @@ def check_answer(sent: Sent, answer: Answer) -> None:
     document = json.loads(answer.content)
     if sent.path.startswith("/v2/"):
         require(kind == "application/json" and document.keys() == {"error"}, "no error of /v2")
-        said = document["error"]
+        detail = document["error"]
     else:
         require(kind == "application/problem+json", "no problem")
         known = {"type", "title", "status", "detail", "errors", "request_id"}
         require(document.keys() <= known and document["status"] == status, "no problem document")
         require(document["type"].removeprefix("/problems/") in PROBLEMS, "an unknown type")
-        said = document["detail"]
-    require(said and said.isprintable(), "an unprintable detail")
-    internals = INTERNALS.search(said)
+        detail = document["detail"]
+    require(detail and detail.isprintable(), "an unprintable detail")
+    internals = INTERNALS.search(detail)
     require(not internals or internals[0].encode() in sent.body + sent.path.encode(), "internals told")
 
 

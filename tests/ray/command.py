@@ -26,7 +26,7 @@ LOCAL = "http://127.0.0.1:8000"
 REPLICA = ("127.0.0.1", 30000)
 LEVELS = ("ray_lossd_backlog_seconds", "ray_lossd_queue_requests", "ray_lossd_queue_bytes")
 TIMES = ("ray_lossd_front_busy_seconds_total", "ray_lossd_worker_busy_seconds_total")
-SAID = {"own": OWN, "proxied": PROXIED}
+LINES = {"own": OWN, "proxied": PROXIED}
 LARGE = (1500, 2000)  # 24 MB of tensors, and 12 MB of gradient
 
 
@@ -44,9 +44,9 @@ def serve_run(output: Path, cluster: str, arguments: dict[str, Any], logs: Logs)
                 right = mean_of_squares(client, random)
             time.sleep(0.1)
         say("answered", seconds=time.monotonic() - begin, right=right)
-        found = logs.wait_for_one(*SAID.values())
-        said = [name for name, line in SAID.items() if line in found]
-        say("way", ids=request_ids(LOCAL), refusal=refusal(), said=said)
+        found = logs.wait_for_one(*LINES.values())
+        ways = [name for name, line in LINES.items() if line in found]
+        say("way", ids=request_ids(LOCAL), refusal=refusal(), said=ways)
         say("large", right=[mean_of_squares(client, random, LARGE) for _ in range(3)])
     say("published", url=url(), figures=published())
     process.kill()

@@ -32,8 +32,8 @@ def main(cluster: str, folder: Path) -> None:
     random = np.random.default_rng(0)
     with LossClient(url(), retries=0) as client:
         right = [mean_of_squares(client, random), mean_of_squares(client, random, LARGE)]
-    said = logs.wait_for_one(PROXIED, OWN)
-    say("layered", right=right, ids=request_ids(url()), warned=PROXIED in said, own=OWN in said)
+    lines = logs.wait_for_one(PROXIED, OWN)
+    say("layered", right=right, ids=request_ids(url()), warned=PROXIED in lines, own=OWN in lines)
     serve.shutdown()
 
 

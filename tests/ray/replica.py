@@ -26,11 +26,11 @@ def options(arguments: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def settings(given: dict[str, Any], cpus: float, **environment: str) -> dict[str, Any] | str:
+def settings(arguments: dict[str, Any], cpus: float, **environment: str) -> dict[str, Any] | str:
     """Return some of a replica's settings on a node with these variables, or why there are none."""
     os.environ.update(environment)
     try:
-        found = settings_of(given, cpus)
+        found = settings_of(arguments, cpus)
     except StartError as error:
         return str(error)
     finally:
@@ -44,16 +44,16 @@ def health(*states: tuple[float, bool, str | None]) -> list[str]:
     """Return what a replica says of its health at some times, if a worker is ready or a fault is known."""
     replica = object.__new__(Replica)
     replica._unready_since_s = None
-    said = []
+    messages = []
     for at_s, ready, fault in states:
         replica.engine = SimpleNamespace(ready=ready, draining=False, fault=fault, obstacle=fault or "no worker")
         module.time = SimpleNamespace(monotonic=lambda at_s=at_s: at_s)
         try:
             replica.check_health()
-            said.append("")
+            messages.append("")
         except RuntimeError as error:
-            said.append(str(error))
-    return said
+            messages.append(str(error))
+    return messages
 
 
 if __name__ == "__main__":

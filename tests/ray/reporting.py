@@ -54,8 +54,8 @@ class Logs:
         while True:
             files = set(self._folder.rglob("*.err")) - self._before
             text = "".join(file.read_text(errors="replace") for file in files)
-            if (said := [line for line in lines if line in text]) or time.monotonic() > end:
-                return said
+            if (matches := [line for line in lines if line in text]) or time.monotonic() > end:
+                return matches
             time.sleep(0.2)
 
 

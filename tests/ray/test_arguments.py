@@ -32,7 +32,7 @@ def test_the_environment_of_this_machine_does_not_count(monkeypatch: pytest.Monk
 
 
 @pytest.mark.parametrize(
-    ("given", "words"),
+    ("arguments", "words"),
     [
         ({"replica": 4}, "replica is not an argument, did you mean replicas?"),
         ({"queue_byte": "8GiB"}, "queue_byte is not an argument, did you mean queue_bytes?"),
@@ -52,9 +52,9 @@ def test_the_environment_of_this_machine_does_not_count(monkeypatch: pytest.Monk
         ({"runs": "postgresql://lossd:secret@db/runs"}, "would be visible to all users of the cluster: set LOSSD_RUNS"),
     ],
 )
-def test_a_wrong_argument_is_refused_in_words(given: dict[str, Any], words: str) -> None:
+def test_a_wrong_argument_is_refused_in_words(arguments: dict[str, Any], words: str) -> None:
     with pytest.raises(StartError) as refused:
-        Arguments.of(given)
+        Arguments.of(arguments)
     assert words in str(refused.value)
     assert "secret" not in str(refused.value)
 

@@ -127,12 +127,12 @@ def of_neighbours(t: Inputs) -> Numbers:
 
 def of_views(t: Inputs) -> Numbers:
     first, second = F.normalize(t["first"]), F.normalize(t["second"])
-    score, own = first @ second.T, torch.arange(len(first))
+    score, partner = first @ second.T, torch.arange(len(first))
     spread = [torch.pdist(view).square().mul(-2).exp().mean().log() for view in (first, second)]
     found = torch.stack(
         [
-            (score.argmax(1) == own).float().mean(),
-            (score.argmax(0) == own).float().mean(),
+            (score.argmax(1) == partner).float().mean(),
+            (score.argmax(0) == partner).float().mean(),
             (first - second).square().sum(1).mean(),
             (spread[0] + spread[1]) / 2,
         ]
@@ -327,8 +327,8 @@ def nt_xent(temperature: float) -> Callable[[Inputs], Tensor]:
 
 def clip(t: Inputs) -> Tensor:
     score = F.normalize(t["first"]) @ F.normalize(t["second"]).T / 0.07
-    own = torch.arange(len(score))
-    return (F.cross_entropy(score, own) + F.cross_entropy(score.T, own)) / 2
+    partner = torch.arange(len(score))
+    return (F.cross_entropy(score, partner) + F.cross_entropy(score.T, partner)) / 2
 
 
 def bce_of(scores: Tensor, real: bool) -> Tensor:
@@ -403,9 +403,9 @@ def student_t(t: Inputs) -> Tensor:
 
 def supcon(t: Inputs) -> Tensor:
     unit, label = F.normalize(t["embedding"]), t["label"]
-    own = torch.eye(len(unit), dtype=torch.bool)
-    score = torch.log_softmax((unit @ unit.T / 0.07).masked_fill(own, -torch.inf), 1)
-    positive = (label.unsqueeze(1) == label) & ~own
+    diagonal = torch.eye(len(unit), dtype=torch.bool)
+    score = torch.log_softmax((unit @ unit.T / 0.07).masked_fill(diagonal, -torch.inf), 1)
+    positive = (label.unsqueeze(1) == label) & ~diagonal
     return (-score.masked_fill(~positive, 0).sum(1) / positive.sum(1)).mean()
 
 
