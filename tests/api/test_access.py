@@ -193,9 +193,9 @@ BAD_FILES = {
 }
 
 
-@pytest.mark.parametrize(("text", "said"), BAD_FILES.values(), ids=BAD_FILES.keys())
+@pytest.mark.parametrize(("text", "message"), BAD_FILES.values(), ids=BAD_FILES.keys())
 def test_a_file_that_is_none_keeps_the_old_keys(
-    text: str, said: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    text: str, message: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     file = tmp_path / "keys"
     file.write_text(f"{key_line('alice', ALICE)}\n")
@@ -206,9 +206,9 @@ def test_a_file_that_is_none_keeps_the_old_keys(
     assert app.access.keys.name_of(ALICE.encode()) == "alice"
     (record,) = caplog.records
     assert record.levelno == logging.ERROR
-    assert said in record.getMessage()
+    assert message in record.getMessage()
     assert ALICE not in record.getMessage()
-    with pytest.raises(ValueError, match=said):
+    with pytest.raises(ValueError, match=message):
         create_app(Settings(engine="inline", api_keys_file=file))
 
 
@@ -260,10 +260,10 @@ def test_sighup_reads_the_file_again(tmp_path: Path) -> None:
             return httpx.get(f"{url[0]}/v1/losses", headers=bearer(key)).status_code
 
         assert (status(ALICE), status(BOB)) == (200, 401)
-        for text, said in ((key_line("bob", BOB), "1 API keys are known"), ("nonsense", "are unchanged: line 1")):
+        for text, message in ((key_line("bob", BOB), "1 API keys are known"), ("nonsense", "are unchanged: line 1")):
             file.write_text(text)
             process.send_signal(signal.SIGHUP)
-            while said not in (line := process.stderr.readline()):
+            while message not in (line := process.stderr.readline()):
                 assert line, "the service ended"
             assert (status(ALICE), status(BOB)) == (401, 200)
         process.terminate()

@@ -45,9 +45,9 @@ def talk(port: int, client: Callable[[Connection], Awaitable[None]]) -> None:
 def assert_answers(answer: Response, rows: int, seed: int = 0) -> None:
     """It is the answer to ``focal(rows, seed)``."""
     assert answer.status == 200, answer.body
-    asked, _ = safetensors.decode(focal(rows, seed))
+    inputs, _ = safetensors.decode(focal(rows, seed))
     expected = lossd.evaluate(
-        "focal", asked["prediction"].numpy(), asked["target"].numpy(), gamma=2.0, outputs=["gradient"]
+        "focal", inputs["prediction"].numpy(), inputs["target"].numpy(), gamma=2.0, outputs=["gradient"]
     )
     tensors, _ = safetensors.decode(answer.body)
     np.testing.assert_allclose(
@@ -102,13 +102,13 @@ def test_what_follows_a_body_is_the_next_request(service: Running, rows: int) ->
 
     async def client(connection: Connection) -> None:
         requests = []
-        for seed, of in enumerate((rows, 64, rows)):
-            body = focal(of, seed)
+        for seed, row_count in enumerate((rows, 64, rows)):
+            body = focal(row_count, seed)
             requests.append(head("POST", PATH, HEADERS, len(body)) + body)
         requests.append(head("GET", "/health/live", {}))
         sending = asyncio.ensure_future(connection.send(b"".join(requests)))
-        for seed, of in enumerate((rows, 64, rows)):
-            assert_answers(await connection.answer(), of, seed)
+        for seed, row_count in enumerate((rows, 64, rows)):
+            assert_answers(await connection.answer(), row_count, seed)
         assert (await connection.answer()).status == 200
         await sending
 

@@ -31,8 +31,8 @@ def shared() -> Iterator[httpx.Client]:
 
 
 def preflight(http: httpx.Client, path: str, origin: str) -> httpx.Response:
-    asked = {"Access-Control-Request-Method": "POST", "Access-Control-Request-Headers": "x-api-key,content-type"}
-    return http.options(path, headers={"Origin": origin, **asked})
+    headers = {"Access-Control-Request-Method": "POST", "Access-Control-Request-Headers": "x-api-key,content-type"}
+    return http.options(path, headers={"Origin": origin, **headers})
 
 
 @pytest.mark.parametrize("path", DOORS)
@@ -46,11 +46,11 @@ def test_a_friend_s_preflight_is_answered_without_a_key(shared: httpx.Client, pa
 
 @pytest.mark.parametrize("method", ["PUT", "DELETE"])
 def test_a_friend_s_page_may_write_runs(shared: httpx.Client, method: str) -> None:
-    asked = {"Access-Control-Request-Method": method, "Access-Control-Request-Headers": "if-none-match,x-api-key"}
-    answer = shared.options("/v1/runs/a", headers={"Origin": FRIEND, **asked})
+    headers = {"Access-Control-Request-Method": method, "Access-Control-Request-Headers": "if-none-match,x-api-key"}
+    answer = shared.options("/v1/runs/a", headers={"Origin": FRIEND, **headers})
     assert answer.status_code == 200
     assert method in answer.headers["access-control-allow-methods"]
-    assert shared.options("/v1/runs/a", headers={"Origin": STRANGER, **asked}).status_code == 400
+    assert shared.options("/v1/runs/a", headers={"Origin": STRANGER, **headers}).status_code == 400
     answer = shared.get("/v1/losses", headers={"X-API-Key": KEY, "Origin": FRIEND})
     assert "ETag" in answer.headers["access-control-expose-headers"]
 

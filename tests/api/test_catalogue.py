@@ -23,9 +23,9 @@ def test_every_loss_is_listed_with_what_it_takes(http):
         assert entry["inputs"]
         assert entry["references"], entry["name"]
         assert "reduction" in entry["parameters"]
-        own = http.get(f"/v1/losses/{entry['name']}").json()
-        assert set(own.pop("guide")) == {"idea", "use", "avoid", "mistake", "symbols"}
-        assert own == entry
+        document = http.get(f"/v1/losses/{entry['name']}").json()
+        assert set(document.pop("guide")) == {"idea", "use", "avoid", "mistake", "symbols"}
+        assert document == entry
 
 
 def test_a_loss_is_described_by_its_signature(http):

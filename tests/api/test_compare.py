@@ -49,8 +49,8 @@ def truth(rows: int = ROWS) -> np.ndarray:
 
 def logits(noise: float, rows: int = ROWS, seed: int = 2) -> np.ndarray:
     """A model's logits: the less noise, the better. Models share the noise that is the data set's own."""
-    shared, own = np.random.default_rng(3).normal(size=rows), np.random.default_rng(seed).normal(size=rows)
-    return (2.0 * truth(rows) - 1 + shared + noise * own).astype("f4")
+    data_noise, model_noise = np.random.default_rng(3).normal(size=rows), np.random.default_rng(seed).normal(size=rows)
+    return (2.0 * truth(rows) - 1 + data_noise + noise * model_noise).astype("f4")
 
 
 def counted(

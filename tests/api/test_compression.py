@@ -85,17 +85,17 @@ def body(door: str, rows: int, *, binary: bool) -> tuple[str, dict[str, str], by
 @pytest.mark.parametrize("door", ["/v1", "/v2"])
 def test_a_compressed_body_has_the_answer_of_the_body(small: httpx.Client, door: str, binary: bool, rows: int) -> None:
     path, headers, plain = body(door, rows, binary=binary)
-    asked = {**headers, "Accept-Encoding": "identity"}
-    expected = small.post(path, content=plain, headers=asked)
+    identity_headers = {**headers, "Accept-Encoding": "identity"}
+    expected = small.post(path, content=plain, headers=identity_headers)
     assert expected.is_success, expected.text
     for encoding, pack in PACK.items():
         content = pack(plain)
         assert len(content) < len(plain) or rows == 3
-        found = small.post(path, content=content, headers={**asked, "Content-Encoding": encoding.upper()})
+        found = small.post(path, content=content, headers={**identity_headers, "Content-Encoding": encoding.upper()})
         assert found.content == expected.content, encoding
         assert "content-encoding" not in found.headers
         chunks = [content[i : i + 1000] for i in range(0, len(content), 1000)]
-        chunked = small.post(path, content=iter(chunks), headers={**asked, "Content-Encoding": encoding})
+        chunked = small.post(path, content=iter(chunks), headers={**identity_headers, "Content-Encoding": encoding})
         assert chunked.content == expected.content, encoding
 
 
@@ -176,15 +176,15 @@ BROKEN = {
 
 @pytest.mark.parametrize("encoding", PACK)
 @pytest.mark.parametrize("rows", [3, 6000])
-@pytest.mark.parametrize(("broken", "status", "said"), BROKEN.values(), ids=BROKEN.keys())
+@pytest.mark.parametrize(("broken", "status", "detail"), BROKEN.values(), ids=BROKEN.keys())
 def test_what_is_not_what_its_encoding_says_is_refused(
-    small: httpx.Client, broken: Any, status: int, said: str, rows: int, encoding: str
+    small: httpx.Client, broken: Any, status: int, detail: str, rows: int, encoding: str
 ) -> None:
     path, headers, plain = body("/v1", rows, binary=True)
     content = broken(PACK[encoding](plain), plain)
     answer = small.post(path, content=content, headers={**headers, "Content-Encoding": encoding})
     assert answer.status_code == status
-    assert said in answer.json()["detail"]
+    assert detail in answer.json()["detail"]
 
 
 @pytest.mark.parametrize("encoding", ["br", "gzip, gzip", "zstd;q=1", "x"])
@@ -388,8 +388,10 @@ def test_the_answer_has_the_form_that_weighs_most_and_else_that_of_the_request(
 ) -> None:
     path, headers, plain = body("/v1", 3, binary=binary)
     answer = small.post(path, content=plain, headers={**headers, "Accept": accept})
-    own = BINARY if binary else "application/json"
-    assert answer.headers["content-type"] == (own if form is None else BINARY if form == BINARY else "application/json")
+    request_type = BINARY if binary else "application/json"
+    assert answer.headers["content-type"] == (
+        request_type if form is None else BINARY if form == BINARY else "application/json"
+    )
 
 
 def noise(door: str, rows: int) -> tuple[str, dict[str, str], bytes]:

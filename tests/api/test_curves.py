@@ -111,7 +111,7 @@ def test_equal_documents_give_equal_bytes(service: Running) -> None:
 
 
 @pytest.mark.parametrize(
-    ("path", "status", "said"),
+    ("path", "status", "detail"),
     [
         ("focul/curve.svg", 404, "did you mean focal?"),
         ("ctc/curve.svg", 422, "ctc has no curve: it depends on every path"),
@@ -125,10 +125,10 @@ def test_equal_documents_give_equal_bytes(service: Running) -> None:
         ("cross_entropy/curve.svg?class_weight=[1,2,3]", 422, "class_weight has 3 entries"),
     ],
 )
-def test_what_cannot_be_drawn_is_a_problem(path: str, status: int, said: str, service: Running) -> None:
+def test_what_cannot_be_drawn_is_a_problem(path: str, status: int, detail: str, service: Running) -> None:
     answer = get(service, path)
     assert answer.headers["content-type"] == "application/problem+json"
-    assert (answer.status_code, said in answer.json()["detail"]) == (status, True), answer.text
+    assert (answer.status_code, detail in answer.json()["detail"]) == (status, True), answer.text
     service.wait_until(lambda engine: engine.in_progress == 0)
 
 

@@ -16,15 +16,15 @@ NUMBERS = np.round(FEATURES @ [1.5, -0.5] + 0.1 * RNG.normal(size=12), 3)
 CLASSES = (FEATURES @ [1.0, 1.0] > 0).astype(int)
 
 
-def asked(target: Any, **options: Any) -> dict[str, Any]:
-    given = {
+def query(target: Any, **options: Any) -> dict[str, Any]:
+    defaults = {
         "features": FEATURES.tolist(),
         "target": np.asarray(target).tolist(),
         "start": [-1, 0.5],
         "rate": 0.2,
         "steps": 9,
     }
-    return {key: json.dumps(value) for key, value in (given | options).items()}
+    return {key: json.dumps(value) for key, value in (defaults | options).items()}
 
 
 @pytest.mark.parametrize(
@@ -38,7 +38,7 @@ def asked(target: Any, **options: Any) -> dict[str, Any]:
     ],
 )
 def test_each_step_is_the_gradient_s(http, name: str, target: np.ndarray, parameters: dict[str, Any]) -> None:
-    found = http.get(f"/v1/losses/{name}/descent.json", params=asked(target, **parameters)).json()
+    found = http.get(f"/v1/losses/{name}/descent.json", params=query(target, **parameters)).json()
     assert (len(found["at"]), len(found["loss"]), found["diverged"]) == (10, 10, False)
     at = np.array([-1, 0.5])
     for place, loss in zip(found["at"], found["loss"], strict=True):
@@ -55,13 +55,13 @@ def test_each_step_is_the_gradient_s(http, name: str, target: np.ndarray, parame
 
 
 def test_a_descent_that_diverges_ends_and_says_so(http) -> None:
-    found = http.get("/v1/losses/mse/descent.json", params=asked(NUMBERS, rate=50, steps=200)).json()
+    found = http.get("/v1/losses/mse/descent.json", params=query(NUMBERS, rate=50, steps=200)).json()
     assert found["diverged"]
     assert len(found["at"]) == len(found["loss"]) < 20
 
 
 @pytest.mark.parametrize(
-    ("name", "options", "status", "said"),
+    ("name", "options", "status", "detail"),
     [
         ("nothing", {}, 404, "no loss named"),
         ("mse", {"features": [[1, 2], [3]]}, 400, "features must be a list of lists"),
@@ -79,12 +79,12 @@ def test_a_descent_that_diverges_ends_and_says_so(http) -> None:
         ("bce", {}, 400, "probabilities expected"),
     ],
 )
-def test_what_is_refused_says_why(http, name: str, options: dict[str, Any], status: int, said: str) -> None:
-    answer = http.get(f"/v1/losses/{name}/descent.json", params=asked(**({"target": NUMBERS} | options)))
+def test_what_is_refused_says_why(http, name: str, options: dict[str, Any], status: int, detail: str) -> None:
+    answer = http.get(f"/v1/losses/{name}/descent.json", params=query(**({"target": NUMBERS} | options)))
     assert answer.status_code // 100 == status // 100
-    assert said in answer.json()["detail"]
+    assert detail in answer.json()["detail"]
 
 
 def test_a_query_of_any_length_is_refused(http) -> None:
-    answer = http.get("/v1/losses/mse/descent.json", params=asked(NUMBERS, features=[[0.123456, 0.1]] * 2000))
+    answer = http.get("/v1/losses/mse/descent.json", params=query(NUMBERS, features=[[0.123456, 0.1]] * 2000))
     assert answer.status_code in (413, 414, 431)

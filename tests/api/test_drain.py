@@ -37,7 +37,7 @@ class Ledger:
     answered: int = 0
     broken: list[str] = field(default_factory=list)
     others: list[int] = field(default_factory=list)
-    told: int = 0
+    close_notices: int = 0
     after: int = 0
 
 
@@ -52,7 +52,7 @@ async def one_client(port: int, rows: int, stopped: asyncio.Event, ledger: Ledge
             ledger.answered += 1
             ledger.after += stopped.is_set()
             if answer.headers.get("connection") == "close":
-                ledger.told += 1
+                ledger.close_notices += 1
                 return
     except BrokenError as error:
         ledger.broken.append(str(error))
@@ -79,7 +79,7 @@ def test_under_load_no_request_fails_and_every_client_is_told_that_its_connectio
     begin = time.monotonic()
     asyncio.run(run())
     assert (ledger.broken, ledger.others) == ([], [])
-    assert ledger.told == CLIENTS
+    assert ledger.close_notices == CLIENTS
     assert ledger.after >= CLIENTS
     assert service.process.wait(GRACE_S) == 0
     assert time.monotonic() - begin < GRACE_S + 20

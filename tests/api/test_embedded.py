@@ -49,11 +49,11 @@ class Layers:
 
 @dataclass
 class Program:
-    """The program: the service at ``own`` has lossd's connections, at ``layered`` uvicorn's."""
+    """The program: the service at ``own_url`` has lossd's connections, at ``layered_url`` uvicorn's."""
 
     embedded: Embedded
-    own: str = ""
-    layered: str = ""
+    own_url: str = ""
+    layered_url: str = ""
 
 
 async def run(program: Program, started: threading.Event, over: asyncio.Event) -> None:
@@ -69,7 +69,7 @@ async def run(program: Program, started: threading.Event, over: asyncio.Event) -
         server = uvicorn.Server(config)
         servers.append((server, asyncio.create_task(server.serve(sockets=[listener]))))
         urls.append(f"http://127.0.0.1:{listener.getsockname()[1]}")
-    program.own, program.layered = urls
+    program.own_url, program.layered_url = urls
     started.set()
     await over.wait()
     for server, task in servers:
@@ -99,12 +99,12 @@ def program() -> Iterator[Program]:
 
 
 def test_own_connections_answer_past_the_layers(program: Program) -> None:
-    with httpx.Client(base_url=program.own) as client:
+    with httpx.Client(base_url=program.own_url) as client:
         assert LAYER.decode() not in client.get("/health/ready").headers
         checks = program.embedded.passed_on
         assert client.get("/-/healthz").headers[LAYER.decode()] == "1"
         assert program.embedded.passed_on == checks + 1
-    with httpx.Client(base_url=program.layered) as client:
+    with httpx.Client(base_url=program.layered_url) as client:
         assert client.get("/health/ready").headers[LAYER.decode()] == "1"
 
 
@@ -120,7 +120,7 @@ def test_both_ways_give_the_right_answer(program: Program, way: str, monkeypatch
     monkeypatch.setattr(Http, "receive_into", counted)
     prediction, target = np.random.default_rng(0).standard_normal((2, *LARGE), dtype=np.float32)
     difference = prediction.astype(np.float64) - target
-    with LossClient(getattr(program, way)) as client:
+    with LossClient(getattr(program, f"{way}_url")) as client:
         answer = client.evaluate("mse", prediction, target)
     assert answer.loss == pytest.approx(np.mean(difference**2), rel=1e-5)
     np.testing.assert_allclose(answer.gradients["prediction"], 2 * difference / difference.size, rtol=1e-5, atol=1e-12)
@@ -128,11 +128,11 @@ def test_both_ways_give_the_right_answer(program: Program, way: str, monkeypatch
 
 
 def test_refusals_by_own_connections_are_counted(program: Program) -> None:
-    host, _, port = program.own.removeprefix("http://").partition(":")
+    host, _, port = program.own_url.removeprefix("http://").partition(":")
     with socket.create_connection((host, int(port))) as connection:
         connection.sendall(b"GET / HTTP/1.1\r\n\r\n")
         assert b"application/problem+json" in connection.recv(4096)
-    page = httpx.get(f"{program.own}/metrics").text
+    page = httpx.get(f"{program.own_url}/metrics").text
     assert re.search(r'^lossd_requests_total\{.*outcome="malformed-request"\} 1\.0$', page, re.MULTILINE)
 
 

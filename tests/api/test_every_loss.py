@@ -67,8 +67,8 @@ def masked(rows: Mapping[str, tuple[dict[str, Any], dict[str, np.ndarray]]]) -> 
     ):
         request, tensors = rows[name]
         shape = (4,) if name == "clip" else tensors["target"].shape
-        given = {k: m if k == "lengths" else np.resize(m, shape) for k, m in masks.items()}
-        found[f"{name}-{next(iter(masks))}"] = (request, {**tensors, **given})
+        resized_masks = {k: m if k == "lengths" else np.resize(m, shape) for k, m in masks.items()}
+        found[f"{name}-{next(iter(masks))}"] = (request, {**tensors, **resized_masks})
     return found
 
 
@@ -208,7 +208,7 @@ def test_any_mix_of_losses_at_once_is_answered_as_each_alone(service, answer, na
             np.testing.assert_allclose(gradients(mixed)[of_input], gradient, rtol=1e-4, atol=1e-6, err_msg=name)
 
 
-def wanted(*names: str) -> dict[str, Any]:
+def metric_selection(*names: str) -> dict[str, Any]:
     """Return the metrics to ask for: the default k of 5 is refused where there are fewer classes."""
     return {"names": list(names), **NEEDED, "min_precision": 0.1} | ({"k": 2} if "top_k_accuracy" in names else {})
 
@@ -223,8 +223,8 @@ def test_every_metric_of_its_task_is_answered_next_to_a_loss(http, answer, name:
     every = list(METRICS[plain["metrics"]["task"]])
     if "boundary_iou" in every and tensors["prediction"].ndim != 4:
         every.remove("boundary_iou")  # of images
-    asked = {**request, "metrics": wanted(*every)}
-    response = http.post("/v1/evaluate", **body("safetensors", asked, tensors))
+    metrics_request = {**request, "metrics": metric_selection(*every)}
+    response = http.post("/v1/evaluate", **body("safetensors", metrics_request, tensors))
     assert response.status_code == 200, response.text
     metrics = response.json()["metrics"]
     assert metrics.keys() - {"undefined", "task"} == set(every)
@@ -246,7 +246,7 @@ def test_a_metric_is_answered_without_a_loss(http, task: str, name: str) -> None
         "multiclass": {"prediction": rng.standard_normal((40, 4)), "target": rng.integers(0, 4, 40)},
         "regression": {"prediction": rng.exponential(size=40), "target": rng.exponential(size=40)},
     }[task]
-    request = {"task": task, "metrics": wanted(name)}
+    request = {"task": task, "metrics": metric_selection(name)}
     response = http.post("/v1/evaluate", **body("safetensors", request, tensors))
     answer = response.json()
     assert response.status_code == 200, answer

@@ -34,9 +34,9 @@ def _nothing_known() -> Iterator[None]:
     FORMS.clear()
 
 
-def header(request: str | dict[str, Any], of: Layout, space: str = "") -> bytes:
+def header(request: str | dict[str, Any], inputs: Layout, space: str = "") -> bytes:
     text = request if isinstance(request, str) else json.dumps(request)
-    tensors = ((n, dtype, shape, element_count(shape) * DTYPES[dtype].itemsize) for n, (dtype, shape) in of.items())
+    tensors = ((n, dtype, shape, element_count(shape) * DTYPES[dtype].itemsize) for n, (dtype, shape) in inputs.items())
     whole = safetensors.encode_header(tensors, {"request": text})[safetensors.PREFIX_BYTES :]
     return whole.replace(b":[", b":" + space.encode() + b"[")
 
@@ -51,8 +51,8 @@ def parsed(text: bytes, *, learn: bool = False) -> CheckedHeader:
     return checked
 
 
-def with_rows(of: Layout, rows: int) -> Layout:
-    return {name: (dtype, (rows, *shape[1:])) for name, (dtype, shape) in of.items()}
+def with_rows(inputs: Layout, rows: int) -> Layout:
+    return {name: (dtype, (rows, *shape[1:])) for name, (dtype, shape) in inputs.items()}
 
 
 def test_other_rows_and_numbers_are_found() -> None:
@@ -66,16 +66,16 @@ def test_other_rows_and_numbers_are_found() -> None:
 
 def check(case: Case, parameters: Parameters) -> None:
     counts = (4, 2, 5)
-    asked = [
+    requests = [
         {"loss": {"name": case.name, **parameters, **{n: values[i % len(values)] for n, values in case.vary.items()}}}
         for i in range(len(counts))
     ]
     layouts = [layout(case.inputs(parameters, n)) for n in counts]
     if REGISTRY[case.name].kind == "rows":
-        layouts = [{**of, "sample_weight": ("float32", (n,))} for n, of in zip(counts, layouts, strict=True)]
-    texts = [header(request, of) for request, of in zip(asked, layouts, strict=True)]
+        layouts = [{**inputs, "sample_weight": ("float32", (n,))} for n, inputs in zip(counts, layouts, strict=True)]
+    texts = [header(request, inputs) for request, inputs in zip(requests, layouts, strict=True)]
     usual = [parsed(text, learn=text is texts[0]) for text in texts]
-    plan = plan_of(json.dumps(asked[0]).encode())
+    plan = plan_of(json.dumps(requests[0]).encode())
     forms = [re.sub(rb"[0-9.]+", b"0", text.rstrip(b" ")) for text in texts]  # a sign or an exponent is part of it
     known = [plan.ignores_row_count and form == forms[0] for form in forms]
     assert [found_by_form(text) for text in texts] == [
@@ -118,14 +118,18 @@ REQUESTS: list[tuple[str | dict[str, Any], Layout]] = [
 
 
 @pytest.mark.parametrize("space", ["", " "])
-@pytest.mark.parametrize(("request_", "of"), REQUESTS)
-def test_whatever_is_found_is_what_the_usual_way_finds(request_: str | dict[str, Any], of: Layout, space: str) -> None:
+@pytest.mark.parametrize(("request_", "inputs"), REQUESTS)
+def test_whatever_is_found_is_what_the_usual_way_finds(
+    request_: str | dict[str, Any], inputs: Layout, space: str
+) -> None:
     """Numbers of a header are replaced, removed and moved; what is found then is what a parser would have found."""
     randomly, found = random.Random(0), 0
-    first = header(request_, of, space)
+    first = header(request_, inputs, space)
     parsed(first, learn=True)
     for rows in (1, 9, 10, 123):
-        text = header(request_, with_rows(of, rows) if "cotangent" not in of or of["cotangent"][1] else of, space)
+        text = header(
+            request_, with_rows(inputs, rows) if "cotangent" not in inputs or inputs["cotangent"][1] else inputs, space
+        )
         assert found_by_form(text) in (None, outcome(parsed, text))
     others = re.split(rb"[0-9.]+", first)
     numbers = re.findall(rb"[0-9.]+", first)

@@ -174,8 +174,8 @@ def test_only_what_is_named_is_computed(triton) -> None:
 
 
 def test_each_output_says_whether_it_is_binary(triton) -> None:
-    wanted = [*outputs("loss", binary=False), *outputs("gradient")]
-    answer = triton.infer("focal", infer_inputs(**logits()), outputs=wanted).get_response()
+    requested_outputs = [*outputs("loss", binary=False), *outputs("gradient")]
+    answer = triton.infer("focal", infer_inputs(**logits()), outputs=requested_outputs).get_response()
     loss, gradient = answer["outputs"]
     assert loss.keys() == {"name", "datatype", "shape", "data"}
     assert gradient["parameters"] == {"binary_data_size": 8 * 3 * 4}
@@ -203,11 +203,11 @@ def test_parameters_of_the_loss_as_numbers_and_as_text(triton) -> None:
     plain = triton.infer("focal", infer_inputs(**tensors), parameters={"alpha": "null", "reduction": "sum"})
     assert as_numbers.as_numpy("loss") == as_text.as_numpy("loss")
     log_p = np.log(np.exp(tensors["prediction"]) / np.exp(tensors["prediction"]).sum(1, keepdims=True))
-    own = log_p[np.arange(8), tensors["target"]]
-    assert plain.as_numpy("loss") == pytest.approx(float(-((1 - np.exp(own)) ** 2 * own).sum()), rel=1e-5)
+    log_pt = log_p[np.arange(8), tensors["target"]]
+    assert plain.as_numpy("loss") == pytest.approx(float(-((1 - np.exp(log_pt)) ** 2 * log_pt).sum()), rel=1e-5)
     weight = np.array([0.2, 0.3, 0.5])[tensors["target"]]
     assert as_numbers.as_numpy("loss") == pytest.approx(
-        float(-(weight * (1 - np.exp(own)) ** 3 * own).mean()), rel=1e-5
+        float(-(weight * (1 - np.exp(log_pt)) ** 3 * log_pt).mean()), rel=1e-5
     )
 
 
@@ -329,11 +329,11 @@ def test_a_timeout_in_microseconds_is_the_deadline(triton) -> None:
 
 
 def test_hundreds_of_requests_with_64_in_flight_are_each_answered_their_own(triton) -> None:
-    asked = [numbers(seed) for seed in range(384)]
+    cases = [numbers(seed) for seed in range(384)]
     pending = [
-        triton.async_infer("mse", infer_inputs(**tensors), request_id=str(i)) for i, (tensors, _) in enumerate(asked)
+        triton.async_infer("mse", infer_inputs(**tensors), request_id=str(i)) for i, (tensors, _) in enumerate(cases)
     ]
-    for i, (request, (tensors, expected)) in enumerate(zip(pending, asked, strict=True)):
+    for i, (request, (tensors, expected)) in enumerate(zip(pending, cases, strict=True)):
         result = request.get_result()
         assert result.get_response()["id"] == str(i)
         assert result.as_numpy("loss") == pytest.approx(expected, rel=1e-5)
@@ -341,17 +341,17 @@ def test_hundreds_of_requests_with_64_in_flight_are_each_answered_their_own(trit
 
 
 def test_the_asyncio_client_too(service) -> None:
-    asked = [numbers(seed) for seed in range(384)]
+    cases = [numbers(seed) for seed in range(384)]
 
     async def main() -> None:
         async with triton_aio.InferenceServerClient(f"127.0.0.1:{service.port}", conn_limit=64) as client:
             assert await client.is_server_ready()
             assert (await client.get_model_metadata("mse"))["name"] == "mse"
-            results = await asyncio.gather(*(client.infer("mse", infer_inputs(**tensors)) for tensors, _ in asked))
-            for result, (_, expected) in zip(results, asked, strict=True):
+            results = await asyncio.gather(*(client.infer("mse", infer_inputs(**tensors)) for tensors, _ in cases))
+            for result, (_, expected) in zip(results, cases, strict=True):
                 assert result.as_numpy("loss") == pytest.approx(expected, rel=1e-5)
             with pytest.raises(InferenceServerException, match="did you mean"):
-                await client.infer("msee", infer_inputs(**asked[0][0]))
+                await client.infer("msee", infer_inputs(**cases[0][0]))
 
     asyncio.run(main())
 
@@ -434,13 +434,13 @@ BAD_ENCODINGS = [
 
 
 @pytest.mark.parametrize(
-    ("body", "encoding", "status", "said"), [pytest.param(*case[1:], id=case[0]) for case in BAD_ENCODINGS]
+    ("body", "encoding", "status", "message"), [pytest.param(*case[1:], id=case[0]) for case in BAD_ENCODINGS]
 )
-def test_what_cannot_be_decompressed_is_refused(small, body: bytes, encoding: str, status: int, said: str) -> None:
+def test_what_cannot_be_decompressed_is_refused(small, body: bytes, encoding: str, status: int, message: str) -> None:
     response = small.post("/v2/models/mse/infer", content=body, headers={"Content-Encoding": encoding})
     assert response.status_code == status
     assert response.json().keys() == {"error"}
-    assert said in response.json()["error"]
+    assert message in response.json()["error"]
     assert small.post("/v2/models/mse/infer", content=COMPRESSED, headers={"Content-Encoding": "gzip"}).is_success
 
 
@@ -492,15 +492,15 @@ FAULTS: list[tuple[str, str, dict[str, np.ndarray], dict[str, Any], str, list[st
 
 
 @pytest.mark.parametrize(
-    ("model", "tensors", "asked", "status", "said"), [pytest.param(*case[1:], id=case[0]) for case in FAULTS]
+    ("model", "tensors", "options", "status", "phrases"), [pytest.param(*case[1:], id=case[0]) for case in FAULTS]
 )
 def test_a_fault_is_told_in_a_sentence(
-    triton, model: str, tensors: dict[str, np.ndarray], asked: dict[str, Any], status: str, said: list[str]
+    triton, model: str, tensors: dict[str, np.ndarray], options: dict[str, Any], status: str, phrases: list[str]
 ) -> None:
     with pytest.raises(InferenceServerException) as refused:
-        triton.infer(model, infer_inputs(**tensors), **asked)
+        triton.infer(model, infer_inputs(**tensors), **options)
     assert refused.value.status() == status
-    for words in said:
+    for words in phrases:
         assert words in refused.value.message()
 
 
@@ -551,12 +551,12 @@ BAD_BODIES = [
 ]
 
 
-@pytest.mark.parametrize(("body", "headers", "said"), [pytest.param(*case[1:], id=case[0]) for case in BAD_BODIES])
-def test_a_body_that_is_not_as_it_says_is_refused(http, body: bytes, headers: dict[str, str], said: str) -> None:
+@pytest.mark.parametrize(("body", "headers", "message"), [pytest.param(*case[1:], id=case[0]) for case in BAD_BODIES])
+def test_a_body_that_is_not_as_it_says_is_refused(http, body: bytes, headers: dict[str, str], message: str) -> None:
     response = http.post("/v2/models/mse/infer", content=body, headers=headers)
     assert response.status_code == 400
     assert response.json().keys() == {"error"}
-    assert said in response.json()["error"]
+    assert message in response.json()["error"]
 
 
 @pytest.mark.parametrize("extra", [-8, 8])
@@ -658,8 +658,8 @@ def test_dashboards_made_for_triton_find_their_counters(triton, http) -> None:
 
     def counts() -> dict[str, float]:
         lines = http.get("/metrics").text.splitlines()
-        own = (line for line in lines if line.startswith("nv_inference_") and 'model="huber",version="1"' in line)
-        return {line.partition("{")[0].removeprefix("nv_inference_"): float(line.rpartition(" ")[2]) for line in own}
+        huber = (line for line in lines if line.startswith("nv_inference_") and 'model="huber",version="1"' in line)
+        return {line.partition("{")[0].removeprefix("nv_inference_"): float(line.rpartition(" ")[2]) for line in huber}
 
     triton.infer("huber", infer_inputs(**tensors))
     before = counts()

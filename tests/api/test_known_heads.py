@@ -89,7 +89,7 @@ def answer(connection: socket.socket) -> tuple[int, dict[bytes, bytes], bytes]:
     return int(line.split()[1]), headers, body
 
 
-def asked(connection: socket.socket, *pieces: bytes) -> tuple[int, dict[bytes, bytes], bytes]:
+def exchange(connection: socket.socket, *pieces: bytes) -> tuple[int, dict[bytes, bytes], bytes]:
     """The answer to a request that is sent in pieces."""
     for number, piece in enumerate(pieces):
         if number:
@@ -104,8 +104,8 @@ def steady(headers: dict[bytes, bytes]) -> dict[bytes, bytes]:
 
 def test_the_second_request_is_answered_as_the_first(connection: socket.socket, hits: Callable[[], int]) -> None:
     body = binary()
-    first, before = asked(connection, head(body) + body), hits()
-    second = asked(connection, head(body) + body)
+    first, before = exchange(connection, head(body) + body), hits()
+    second = exchange(connection, head(body) + body)
     assert hits() == before + 1
     assert (first[0], steady(first[1]), first[2]) == (second[0], steady(second[1]), second[2])
     assert first[0] == 200
@@ -118,7 +118,7 @@ def test_a_request_id_is_echoed_and_changes_nothing_else(connection: socket.sock
     body = binary()
     before = hits()
     for number in range(3):
-        _, headers, _ = asked(connection, head(body, f"X-Request-ID: mine-{number}") + body)
+        _, headers, _ = exchange(connection, head(body, f"X-Request-ID: mine-{number}") + body)
         assert headers[b"x-request-id"] == f"mine-{number}".encode()
     assert hits() == before + 2
 
@@ -127,8 +127,8 @@ def test_json_is_answered_the_same_way_also_compressed(connection: socket.socket
     rows = [[0.25] * 8] * 32
     body = json.dumps({"loss": {"name": "mse"}, "inputs": {"prediction": rows, "target": rows}}).encode()
     request = head(body, "Accept-Encoding: gzip", kind="application/json") + body
-    first, before = asked(connection, request), hits()
-    second = asked(connection, request)
+    first, before = exchange(connection, request), hits()
+    second = exchange(connection, request)
     assert hits() == before + 1
     assert (first[0], steady(first[1]), first[2]) == (second[0], steady(second[1]), second[2])
     assert second[1][b"content-encoding"] == b"gzip"
@@ -136,28 +136,28 @@ def test_json_is_answered_the_same_way_also_compressed(connection: socket.socket
 
 def test_a_body_may_follow_its_head(connection: socket.socket, hits: Callable[[], int]) -> None:
     body = binary(0.75)
-    whole = asked(connection, head(body) + body)
+    whole = exchange(connection, head(body) + body)
     before = hits()
-    assert asked(connection, head(body), body)[2] == whole[2]
+    assert exchange(connection, head(body), body)[2] == whole[2]
     assert hits() == before + 2  # found when the head came, and again when the body did
-    assert asked(connection, head(body), body[:10], body[10:])[2] == whole[2]
-    assert asked(connection, head(body) + body[:10], body[10:20], body[20:])[2] == whole[2]
+    assert exchange(connection, head(body), body[:10], body[10:])[2] == whole[2]
+    assert exchange(connection, head(body) + body[:10], body[10:20], body[20:])[2] == whole[2]
 
 
 def test_a_body_that_never_comes_ends_in_time() -> None:
     with running(engine="inline", idle_timeout_ms=1000) as service, closing(connected(service)) as connection:
         body = binary()
-        assert asked(connection, head(body) + body)[0] == 200
+        assert exchange(connection, head(body) + body)[0] == 200
         connection.sendall(head(body))
         assert answer(connection)[0] == 408
 
 
 def test_another_body_behind_a_known_head_gets_its_own_answer(connection: socket.socket) -> None:
     one, other = binary(0.5), binary(2.5)
-    assert asked(connection, head(one, "X-Request-ID: whole") + one)[0] == 200
-    assert asked(connection, head(other, "X-Request-ID: other") + other)[0] == 200
+    assert exchange(connection, head(one, "X-Request-ID: whole") + one)[0] == 200
+    assert exchange(connection, head(other, "X-Request-ID: other") + other)[0] == 200
     broken = one[:8] + b"x" * (len(one) - 8)
-    status, headers, text = asked(connection, head(one, "X-Request-ID: broken") + broken)
+    status, headers, text = exchange(connection, head(one, "X-Request-ID: broken") + broken)
     assert (status, headers[b"x-request-id"]) == (400, b"broken")
     assert json.loads(text)["type"].endswith("malformed-body")
 
@@ -165,16 +165,16 @@ def test_another_body_behind_a_known_head_gets_its_own_answer(connection: socket
 def test_a_refusal_by_the_worker_comes_from_a_task(connection: socket.socket) -> None:
     good, bad = binary(0.5), binary(float("nan"))
     request = head(good, "X-Request-ID: nan")
-    assert asked(connection, request + good)[0] == 200
-    status, headers, text = asked(connection, request + bad)
+    assert exchange(connection, request + good)[0] == 200
+    status, headers, text = exchange(connection, request + bad)
     assert (status, headers[b"x-request-id"]) == (422, b"nan")
     assert json.loads(text)["request_id"] == "nan"
-    assert asked(connection, request + good)[0] == 200
+    assert exchange(connection, request + good)[0] == 200
 
 
 def test_requests_in_one_piece_are_answered_in_order(connection: socket.socket) -> None:
     body = binary()
-    assert asked(connection, head(body) + body)[0] == 200
+    assert exchange(connection, head(body) + body)[0] == 200
     requests = [head(body, f"X-Request-ID: {number}") + body for number in range(5)]
     connection.sendall(b"".join(requests))
     received = b""
@@ -186,17 +186,17 @@ def test_requests_in_one_piece_are_answered_in_order(connection: socket.socket) 
 def test_another_key_is_refused(service: Running, connection: socket.socket) -> None:
     body = binary()
     for _ in range(2):
-        assert asked(connection, head(body) + body)[0] == 200
+        assert exchange(connection, head(body) + body)[0] == 200
     with closing(connected(service)) as other:
-        assert asked(other, head(body, key=KEY.upper()) + body)[0] == 401
+        assert exchange(other, head(body, key=KEY.upper()) + body)[0] == 401
 
 
 def test_blank_lines_are_no_head(service: Running) -> None:
     body = binary()
     with closing(connected(service)) as connection:
-        assert asked(connection, b"\r\n\r\n" + head(body) + body)[0] == 200
+        assert exchange(connection, b"\r\n\r\n" + head(body) + body)[0] == 200
     with closing(connected(service)) as connection:
-        assert asked(connection, b"\r\n\r\n" + body)[0] == 400
+        assert exchange(connection, b"\r\n\r\n" + body)[0] == 400
 
 
 @pytest.mark.parametrize(
@@ -230,20 +230,20 @@ def test_a_client_that_leaves_frees_its_request() -> None:
     with running(engine="process", batch_bytes=1 << 16, compiled=False) as service:
         body = binary()
         with closing(connected(service)) as connection:
-            assert asked(connection, head(body) + body)[0] == 200
+            assert exchange(connection, head(body) + body)[0] == 200
         leaving = [connected(service) for _ in range(20)]
         for connection in leaving:
             connection.sendall(head(body) + body)
             connection.close()
         service.wait_until(lambda engine: engine.in_progress == 0 and engine.pool.in_use == 0)
         with closing(connected(service)) as connection:
-            assert asked(connection, head(body) + body)[0] == 200
+            assert exchange(connection, head(body) + body)[0] == 200
 
 
 def test_one_that_takes_long_is_waited_for() -> None:
     with running(idle_timeout_ms=400, compiled=False) as service, closing(connected(service)) as connection:
         body = binary()
-        assert asked(connection, head(body) + body)[0] == 200
+        assert exchange(connection, head(body) + body)[0] == 200
         (worker,) = (vitals.pid for vitals in service.engine.vitals)
         assert worker is not None
         os.kill(worker, signal.SIGSTOP)
@@ -260,15 +260,15 @@ def test_metrics_count_each_request_once(service: Running, connection: socket.so
         with closing(connected(service)) as other:
             other.sendall(f"GET /metrics HTTP/1.1\r\nHost: lossd\r\nX-API-Key: {KEY}\r\n\r\n".encode())
             text = answer(other)[2].decode()
-        wanted = ('lossd_requests_total{loss="mae",outcome="ok"}', 'nv_inference_request_success{model="mae"')
-        lines = [line for line in text.splitlines() if line.startswith(wanted)]
+        prefixes = ('lossd_requests_total{loss="mae",outcome="ok"}', 'nv_inference_request_success{model="mae"')
+        lines = [line for line in text.splitlines() if line.startswith(prefixes)]
         return tuple(float(line.rpartition(" ")[2]) for line in lines)
 
     body = binary(loss="mae")
-    assert asked(connection, head(body) + body)[0] == 200
+    assert exchange(connection, head(body) + body)[0] == 200
     before = counted()
     for _ in range(3):
-        asked(connection, head(body) + body)
+        exchange(connection, head(body) + body)
     assert before
     assert counted() == tuple(count + 3 for count in before)
 
@@ -290,7 +290,7 @@ def test_behind_a_proxy_heads_are_known_unless_the_proxy_names_the_client(
 ) -> None:
     body, before = binary(), hits()
     for _ in range(2):
-        assert asked(connection, head(body, "x-forwarded-for: 9.9.9.9") + body)[0] == 200
+        assert exchange(connection, head(body, "x-forwarded-for: 9.9.9.9") + body)[0] == 200
     assert hits() == before + 1
 
     line = HEAD + b"x-forwarded-for: 9.9.9.9\r\n\r\n"
@@ -334,10 +334,10 @@ def test_lengths_and_ids_may_differ_and_nothing_else(connection: socket.socket, 
         tensors = {name: Tensor.of(np.zeros((rows, 3), np.float32)) for name in ("prediction", "target")}
         return b"".join(safetensors.encode(tensors, {"request": json.dumps({"loss": {"name": "mse"}})}))
 
-    asked(connection, head(of_rows(1), "X-Kind: lengths") + of_rows(1))
+    exchange(connection, head(of_rows(1), "X-Kind: lengths") + of_rows(1))
     before = hits()
     for rows in (2, 300, 4):
-        status, _, body = asked(connection, head(of_rows(rows), "X-Kind: lengths") + of_rows(rows))
+        status, _, body = exchange(connection, head(of_rows(rows), "X-Kind: lengths") + of_rows(rows))
         assert (status, safetensors.decode(body)[0]["gradient.prediction"].shape) == (200, (rows, 3))
     assert hits() == before + 3
 
@@ -361,7 +361,7 @@ def test_a_head_that_could_be_taken_for_another_is_not_known(
     for _ in range(2):
         before = hits()
         with closing(connected(service)) as connection:
-            assert asked(connection, b"\r\n".join(lines) + body)[0] in (200, 400)
+            assert exchange(connection, b"\r\n".join(lines) + body)[0] in (200, 400)
         assert hits() == before
 
 
@@ -385,8 +385,8 @@ def inference(value: float = 0.5, rows: int = 4, **more: object) -> tuple[bytes,
 
 def test_inferences_are_answered_the_same_way(connection: socket.socket, hits: Callable[[], int]) -> None:
     body, length = inference()
-    first, before = asked(connection, infer(body, length)), hits()
-    second = asked(connection, infer(body, length))
+    first, before = exchange(connection, infer(body, length)), hits()
+    second = exchange(connection, infer(body, length))
     assert hits() == before + 1
     assert (first[0], steady(first[1]), first[2]) == (second[0], steady(second[1]), second[2])
     assert first[0] == 200
@@ -397,15 +397,15 @@ def test_inferences_are_answered_the_same_way(connection: socket.socket, hits: C
 def test_inferences_may_differ_in_both_lengths_and_their_ids(
     connection: socket.socket, hits: Callable[[], int]
 ) -> None:
-    asked(connection, infer(*inference(id="first"), "X-Kind: ids"))
+    exchange(connection, infer(*inference(id="first"), "X-Kind: ids"))
     before, parsed = hits(), CACHES["v2_requests"].misses
     ids = ("a", "of some length", "", 'of "quotes"', "of \N{GREEK SMALL LETTER MU}")
     for name in ids:
-        status, headers, body = asked(connection, infer(*inference(id=name), "X-Kind: ids"))
+        status, headers, body = exchange(connection, infer(*inference(id=name), "X-Kind: ids"))
         assert (status, oip.decode_response(body, int(headers[b"inference-header-content-length"])).id) == (200, name)
     assert hits() == before + len(ids)
     assert CACHES["v2_requests"].misses == parsed + 2  # the two whose ids JSON escapes
-    status, headers, body = asked(connection, infer(*inference(rows=300), "X-Kind: ids"))
+    status, headers, body = exchange(connection, infer(*inference(rows=300), "X-Kind: ids"))
     response = oip.decode_response(body, int(headers[b"inference-header-content-length"]))
     assert (status, response.id, response.outputs["gradient"].shape) == (200, None, (300, 2))  # type: ignore[union-attr]
     assert hits() == before + len(ids) + 1
@@ -416,7 +416,7 @@ def test_of_two_ids_the_last_one_holds(text: bytes, connection: socket.socket) -
     body, length = inference(id="one")
     body = body[: length - 1] + b"," + text + b"}" + body[length:]
     for _ in range(2):
-        status, headers, answered = asked(connection, infer(body, length + 1 + len(text)))
+        status, headers, answered = exchange(connection, infer(body, length + 1 + len(text)))
         answer = oip.decode_response(answered, int(headers[b"inference-header-content-length"]))
         assert (status, answer.id) == (200, "two")
 
@@ -425,8 +425,8 @@ def test_inferences_in_json_are_answered_the_same_way(connection: socket.socket,
     entry = {"shape": [2], "datatype": "FP32", "data": [0.5, 1.5]}
     document = {"id": "mine", "inputs": [{"name": name, **entry} for name in ("prediction", "target")]}
     body = json.dumps(document).encode()
-    first, before = asked(connection, infer(body, None)), hits()
-    second = asked(connection, infer(body, None))
+    first, before = exchange(connection, infer(body, None)), hits()
+    second = exchange(connection, infer(body, None))
     assert hits() == before + 1
     assert (first[0], steady(first[1]), first[2]) == (second[0], steady(second[1]), second[2])
     assert json.loads(second[2])["id"] == "mine"
@@ -434,35 +434,35 @@ def test_inferences_in_json_are_answered_the_same_way(connection: socket.socket,
 
 def test_a_refused_inference_is_refused_as_the_first_time(connection: socket.socket) -> None:
     good, length = inference(id="good")
-    assert asked(connection, infer(good, length, "X-Request-ID: good"))[0] == 200
+    assert exchange(connection, infer(good, length, "X-Request-ID: good"))[0] == 200
     for body, stated, part in (
         (good[:-4], length, "12 follow it"),
         (good, len(good) + 1, "the body has only"),
         (b"x" + good[1:], length, "not JSON"),
         (inference(float("nan"))[0], inference()[1], "NaN"),
     ):
-        status, headers, text = asked(connection, infer(body, stated, "X-Request-ID: bad"))
+        status, headers, text = exchange(connection, infer(body, stated, "X-Request-ID: bad"))
         assert (status, headers[b"x-request-id"], list(json.loads(text))) == (400, b"bad", ["error"])
         assert part.replace("12", str(len(body) - stated)) in json.loads(text)["error"]
-    assert asked(connection, infer(good, length))[0] == 200
+    assert exchange(connection, infer(good, length))[0] == 200
 
 
 def test_a_model_is_not_taken_for_another(connection: socket.socket) -> None:
     body, length = inference()
     for _ in range(2):
         for model in ("mse", "mae"):
-            status, headers, answered = asked(connection, infer(body, length, model=model))
+            status, headers, answered = exchange(connection, infer(body, length, model=model))
             response = oip.decode_response(answered, int(headers[b"inference-header-content-length"]))
             assert (status, response.model_name) == (200, model)
-        assert asked(connection, infer(body, length, model="mes"))[0] == 404
+        assert exchange(connection, infer(body, length, model="mes"))[0] == 404
 
 
 @pytest.mark.parametrize("key", ["lossd_key", KEY])
 def test_inferences_need_the_key_of_their_head(key: str, connection: socket.socket) -> None:
     body, length = inference()
-    assert asked(connection, infer(body, length))[0] == 200
+    assert exchange(connection, infer(body, length))[0] == 200
     request = infer(body, length).replace(KEY.encode(), key.encode())
-    assert asked(connection, request)[0] == (200 if key == KEY else 401)
+    assert exchange(connection, request)[0] == (200 if key == KEY else 401)
 
 
 # Batches of runs
@@ -484,7 +484,7 @@ def put(target: str, body: bytes, *lines: str, kind: str = safetensors.MEDIA_TYP
 
 def created(connection: socket.socket) -> None:
     """Create the run a."""
-    assert asked(connection, put("", json.dumps(BINARY).encode(), kind="application/json"))[0] == 201
+    assert exchange(connection, put("", json.dumps(BINARY).encode(), kind="application/json"))[0] == 201
 
 
 def rows(first: int, value: float = 0.5, label: int = 1) -> bytes:
@@ -511,10 +511,10 @@ def test_batches_whose_heads_differ_in_their_name_are_counted_the_same_way(runs:
     heads = CACHES["heads"]
     with closing(connected(runs)) as connection:
         created(connection)
-        first = asked(connection, put("/batches/b0", rows(0), "X-Request-ID: mine-0"))
+        first = exchange(connection, put("/batches/b0", rows(0), "X-Request-ID: mine-0"))
         before = heads.hits
         for number in (1, 2, 3):
-            status, headers, body = asked(
+            status, headers, body = exchange(
                 connection, put(f"/batches/b{number}", rows(2 * number), f"X-Request-ID: mine-{number}")
             )
             assert (status, steady(headers).keys()) == (201, steady(first[1]).keys())
@@ -526,7 +526,7 @@ def test_batches_whose_heads_differ_in_their_name_are_counted_the_same_way(runs:
                 "run": {"rows": 2 * number + 2, "batches": number + 1},
             }
         assert heads.hits == before + 3
-        again = asked(connection, put("/batches/b3", rows(6), "X-Request-ID: again"))
+        again = exchange(connection, put("/batches/b3", rows(6), "X-Request-ID: again"))
         assert (again[0], again[2]) == (200, body)
         assert heads.hits == before + 4
     counts = batches_counted(runs)
@@ -540,26 +540,26 @@ def test_names_of_any_length_are_told_from_the_latest_one(runs: Running) -> None
     heads = CACHES["heads"]
     with closing(connected(runs)) as connection:
         created(connection)
-        assert asked(connection, put("/batches/latest", rows(0)))[0] == 201
+        assert exchange(connection, put("/batches/latest", rows(0)))[0] == 201
         before = heads.hits
         names = ["b", "batch-0001", "batch-0002", "x" * 200, "c"]
         for number, name in enumerate(names, 1):
             body = rows(2 * 10**number)  # the length of the text differs, and so does that of the body
-            status, _, text = asked(connection, put(f"/batches/{name}", body))
+            status, _, text = exchange(connection, put(f"/batches/{name}", body))
             assert (status, json.loads(text)["batch"]) == (201, name)
             assert head_of(connection, name) == 200
         assert heads.hits == before + len(names)
         for target, status in (("/batches/c/d", 404), ("/batches/", 422), ("/batches/c?first=2", 422), ("/c", 404)):
-            assert asked(connection, put(target, rows(2)))[0] == status
+            assert exchange(connection, put(target, rows(2)))[0] == status
         other = put("/batches/d", rows(2)).replace(b"/runs/a/", b"/runs/b/")
-        assert asked(connection, other)[0] == 404
-        assert asked(connection, put("/batches/d", rows(2)))[0] == 201
+        assert exchange(connection, other)[0] == 404
+        assert exchange(connection, put("/batches/d", rows(2)))[0] == 201
 
 
 def test_a_refused_batch_is_refused_as_the_first_time(runs: Running) -> None:
     with closing(connected(runs)) as connection:
         created(connection)
-        assert asked(connection, put("/batches/good", rows(0), "X-Request-ID: good"))[0] == 201
+        assert exchange(connection, put("/batches/good", rows(0), "X-Request-ID: good"))[0] == 201
         for target, body, status, slug in (
             ("/batches/good", rows(0, 1.0), 409, "batch-conflict"),
             ("/batches/other", rows(1), 409, "duplicate-rows"),
@@ -569,12 +569,12 @@ def test_a_refused_batch_is_refused_as_the_first_time(runs: Running) -> None:
             ("/batches/..", rows(2), 422, "invalid-request"),
             ("/batches/b?first=2", rows(2), 422, "invalid-request"),
         ):
-            answered, headers, text = asked(connection, put(target, body, "X-Request-ID: bad"))
+            answered, headers, text = exchange(connection, put(target, body, "X-Request-ID: bad"))
             assert (answered, headers[b"x-request-id"]) == (status, b"bad"), text
             assert json.loads(text)["type"] == f"/problems/{slug}"
-        status, _, text = asked(connection, put("/batches/%62", rows(2)))
+        status, _, text = exchange(connection, put("/batches/%62", rows(2)))
         assert (status, json.loads(text)["batch"]) == (201, "b")
-        assert json.loads(asked(connection, put("/batches/c", rows(4)))[2])["run"] == {"rows": 6, "batches": 3}
+        assert json.loads(exchange(connection, put("/batches/c", rows(4)))[2])["run"] == {"rows": 6, "batches": 3}
 
 
 def test_a_batch_of_a_run_that_another_front_replaced_is_counted_in_the_new_one(
@@ -596,10 +596,10 @@ def test_a_batch_of_a_run_that_another_front_replaced_is_counted_in_the_new_one(
     with closing(connected(runs)) as connection:
         created(connection)
         for number in (0, 1):
-            assert asked(connection, put(f"/batches/b{number}", rows(2 * number)))[0] == 201
+            assert exchange(connection, put(f"/batches/b{number}", rows(2 * number)))[0] == 201
         (recorder,) = recorders
         asyncio.run_coroutine_threadsafe(replace(recorder), runs.engine.loop).result(60)
-        status, _, text = asked(connection, put("/batches/b1", rows(2)))
+        status, _, text = exchange(connection, put("/batches/b1", rows(2)))
         assert (status, json.loads(text)["run"]) == (201, {"rows": 2, "batches": 1})
 
 
@@ -621,7 +621,7 @@ def test_a_batch_whose_client_left_while_it_was_counted_is_counted(
     with closing(connected(runs)) as other:
         with closing(connected(runs)) as connection:
             created(connection)
-            assert asked(connection, put("/batches/b0", rows(0)))[0] == 201
+            assert exchange(connection, put("/batches/b0", rows(0)))[0] == 201
             monkeypatch.setattr(Recorder, "begin", hold)
             connection.sendall(put("/batches/b1", rows(2)))
             eventually(lambda: held)
@@ -631,14 +631,14 @@ def test_a_batch_whose_client_left_while_it_was_counted_is_counted(
         assert head_of(other, "b1") == 200
         eventually(lambda: batches_counted(runs)['lossd_run_batches_total{outcome="counted"}'] == 2)
         assert runs.engine.in_progress == 0
-        assert asked(other, put("/batches/b1", rows(2)))[0] == 200
+        assert exchange(other, put("/batches/b1", rows(2)))[0] == 200
 
 
 def test_the_limit_of_a_body_holds() -> None:
     with running(engine="inline", max_body_bytes=1024, idle_timeout_ms=1000) as service:
         with closing(connected(service)) as connection:
             body = binary()
-            assert asked(connection, head(body) + body)[0] == 200
-            assert asked(connection, head(b" " * 1025))[0] == 413
+            assert exchange(connection, head(body) + body)[0] == 200
+            assert exchange(connection, head(b" " * 1025))[0] == 413
         with closing(connected(service)) as connection:
-            assert asked(connection, head(b" " * 1025) + b" " * 1025)[0] == 413
+            assert exchange(connection, head(b" " * 1025) + b" " * 1025)[0] == 413

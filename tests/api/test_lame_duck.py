@@ -95,7 +95,7 @@ def test_requests_of_new_connections_are_answered_until_the_period_ends(fronts: 
         assert service.process.wait(END_S) == 0
         assert refuses(service.port)
     assert all(come)
-    assert (ledger.broken, ledger.others, ledger.told) == ([], [], 8)
+    assert (ledger.broken, ledger.others, ledger.close_notices) == ([], [], 8)
 
 
 @fronts
@@ -146,9 +146,9 @@ def test_under_tls_and_for_lossd_health(tmp_path: Path) -> None:
             pass
         assert answer.json()["type"] == "/problems/unavailable"
         assert answer.headers["connection"] == "close"
-        asked = worker_process.subprocess.run(health, capture_output=True, text=True, timeout=60)
-        assert asked.returncode == 1
-        assert "shutting down" in asked.stderr
+        result = worker_process.subprocess.run(health, capture_output=True, text=True, timeout=60)
+        assert result.returncode == 1
+        assert "shutting down" in result.stderr
         answer = httpx.get(f"{url}/health/live", verify=context, timeout=30)
         assert (answer.status_code, answer.headers["connection"]) == (200, "close")
         assert process.poll() is None

@@ -66,9 +66,9 @@ def check(http: httpx.Client, name: str, optional: bool, length: int) -> None:
         return
     assert answer.is_success, answer.text
     weighted = any(i["name"] == "sample_weight" for i in inputs)
-    for said, found in zip(metadata["outputs"], answer.json()["outputs"], strict=True):
+    for spec, found in zip(metadata["outputs"], answer.json()["outputs"], strict=True):
         # Counts of weighted samples are no integers.
-        datatype = "FP64" if weighted and said["name"] in COUNTS else said["datatype"]
-        assert (found["name"], found["datatype"]) == (said["name"], datatype)
-        assert len(found["shape"]) == len(said["shape"]), said["name"]
-        assert all(axis in (-1, found_axis) for axis, found_axis in zip(said["shape"], found["shape"], strict=True))
+        datatype = "FP64" if weighted and spec["name"] in COUNTS else spec["datatype"]
+        assert (found["name"], found["datatype"]) == (spec["name"], datatype)
+        assert len(found["shape"]) == len(spec["shape"]), spec["name"]
+        assert all(axis in (-1, found_axis) for axis, found_axis in zip(spec["shape"], found["shape"], strict=True))

@@ -81,18 +81,18 @@ def test_an_answer_is_counted_by_loss_by_client_and_in_every_stage(http: httpx.C
 
 def test_many_answers_and_a_refusal_are_counted_once_each(service: Running, http: httpx.Client) -> None:
     """Answers are counted together, whenever there are enough of them and when the counts are read."""
-    asked = COUNTED_TOGETHER + 3
+    request_count = COUNTED_TOGETHER + 3
     before = scrape(http)
     with httpx.Client(base_url=service.url, headers={"X-API-Key": BOB}, timeout=30) as bob:
-        assert [bob.post("/v1/evaluate", json=MSE).status_code for _ in range(asked)] == [200] * asked
+        assert [bob.post("/v1/evaluate", json=MSE).status_code for _ in range(request_count)] == [200] * request_count
         assert bob.post("/v1/evaluate", json={**MSE, "outputs": ["los"]}).status_code == 422
     for _ in range(2):
         after = scrape(http)
-        assert added(before, after, "lossd_requests_total", loss="mse", outcome="ok") == asked
-        assert added(before, after, "lossd_client_requests_total", client="bob", outcome="ok") == asked
-        assert added(before, after, "lossd_request_seconds_count", stage="total") == asked
-        assert added(before, after, "lossd_request_seconds_bucket", stage="copy", le="0.0001") == asked
-        assert added(before, after, "nv_inference_request_success", model="mse", version="1") == asked
+        assert added(before, after, "lossd_requests_total", loss="mse", outcome="ok") == request_count
+        assert added(before, after, "lossd_client_requests_total", client="bob", outcome="ok") == request_count
+        assert added(before, after, "lossd_request_seconds_count", stage="total") == request_count
+        assert added(before, after, "lossd_request_seconds_bucket", stage="copy", le="0.0001") == request_count
+        assert added(before, after, "nv_inference_request_success", model="mse", version="1") == request_count
         assert added(before, after, "lossd_request_seconds_sum", stage="compute") > 0
 
 

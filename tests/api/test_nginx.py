@@ -193,10 +193,10 @@ def test_who_asked_is_believed_of_a_proxy_that_is_named_and_of_nobody_else(
             time.sleep(0.01)
         return found[1]
 
-    told = {"X-Forwarded-For": "203.0.113.9"}
+    forwarded_headers = {"X-Forwarded-For": "203.0.113.9"}
     # nginx replaces what a client says of itself.
-    assert peer(public.client, f"{public.url}/v2/models/nothing", told) == "127.0.0.1"
+    assert peer(public.client, f"{public.url}/v2/models/nothing", forwarded_headers) == "127.0.0.1"
     with behind_a_proxy() as behind, httpx.Client() as client:
-        assert peer(client, f"{behind.url}/v2/models/nothing", told) == "203.0.113.9"
+        assert peer(client, f"{behind.url}/v2/models/nothing", forwarded_headers) == "203.0.113.9"
     with httpx.Client() as client:
-        assert peer(client, f"{service.url}/v2/models/nothing", told) == "127.0.0.1"
+        assert peer(client, f"{service.url}/v2/models/nothing", forwarded_headers) == "127.0.0.1"

@@ -70,16 +70,16 @@ class StrictServer:
     @asynccontextmanager
     async def started(self) -> AsyncIterator[None]:
         """Run the application's lifespan around a block."""
-        told: asyncio.Queue[dict[str, Any]] = asyncio.Queue()
-        said: asyncio.Queue[dict[str, Any]] = asyncio.Queue()
+        events: asyncio.Queue[dict[str, Any]] = asyncio.Queue()
+        replies: asyncio.Queue[dict[str, Any]] = asyncio.Queue()
         scope = {"type": "lifespan", "asgi": {"version": "3.0"}}
-        running = asyncio.create_task(self.app(scope, told.get, said.put))  # type: ignore[arg-type]
-        await told.put({"type": "lifespan.startup"})
-        started = await said.get()
+        running = asyncio.create_task(self.app(scope, events.get, replies.put))  # type: ignore[arg-type]
+        await events.put({"type": "lifespan.startup"})
+        started = await replies.get()
         assert started == {"type": "lifespan.startup.complete"}, started["message"]
         yield
-        await told.put({"type": "lifespan.shutdown"})
-        assert (await said.get()) == {"type": "lifespan.shutdown.complete"}
+        await events.put({"type": "lifespan.shutdown"})
+        assert (await replies.get()) == {"type": "lifespan.shutdown.complete"}
         await running
 
     async def __call__(
@@ -253,7 +253,7 @@ def test_every_route_answers_in_bytes(tmp_path: Path) -> None:
             template: re.compile(re.sub(r"\\{\w+\\}", "[^/]+", re.escape(template)))
             for template in routes | set(ask.app.openapi()["paths"])
         }
-        assert {name for name, of in patterns.items() if not any(map(of.fullmatch, ask.visited))} == set()
+        assert {name for name, pattern in patterns.items() if not any(map(pattern.fullmatch, ask.visited))} == set()
 
     with_app(scenario, tmp_path, shared_memory=True)
 

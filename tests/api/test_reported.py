@@ -97,9 +97,9 @@ def test_the_best_threshold_is_the_best_when_it_is_sent_back(
 
 def test_a_decision_does_not_depend_on_how_the_target_is_written(http: httpx.Client) -> None:
     prediction = [0.6, 1.4, -1.0, 1.2, 0.7]
-    asked = {"loss": {"name": "bce_with_logits"}, "metrics": {"threshold": 0.6456563116804368}}
+    request = {"loss": {"name": "bce_with_logits"}, "metrics": {"threshold": 0.6456563116804368}}
     integers, floats = (
-        evaluate(http, {**asked, "inputs": {"prediction": prediction, "target": target}})["metrics"]
+        evaluate(http, {**request, "inputs": {"prediction": prediction, "target": target}})["metrics"]
         for target in ([1, 1, 0, 1, 1], [1.0, 1.0, 0.0, 1.0, 1.0])
     )
     assert integers == floats

@@ -364,9 +364,9 @@ def test_a_bad_batch_is_refused_as_a_whole(http: httpx.Client, path: str, body: 
 def test_slices_and_clusters_are_counted_of_json_and_safetensors(http: httpx.Client) -> None:
     slices = {"site": ["A", "B"], "sex": ["f", "m"]}
     path = new_run(http, {**BINARY, "metrics": ["accuracy"], "slices": slices, "crossed": [["site", "sex"]]})
-    said = {"first": 0, "slices": {"site": "A"}}
+    options = {"first": 0, "slices": {"site": "A"}}
     beside = {"slice.sex": [0, 1, -1], "cluster_id": [7, 7, 8]}
-    first = {**batch(None, [1.0, -1.0, 1.0], [1, 1, 1], **beside), **said}
+    first = {**batch(None, [1.0, -1.0, 1.0], [1, 1, 1], **beside), **options}
     assert http.put(f"{path}/batches/a", json=first).status_code == 201
     tensors = {
         name: Tensor.of(np.asarray(value, np.float32)) for name, value in (("prediction", [1.0]), ("target", [0.0]))
@@ -691,7 +691,7 @@ def test_the_runs_of_another_key_are_not_there(http: httpx.Client, bob: httpx.Cl
     http.put(f"{path}/batches/a", json=batch(0, [2.0, -1.0], [1, 1]))
     never = f"/v1/runs/{'x' * len(path.rpartition('/')[2])}"
 
-    def said(method: str, run: str, rest: str, **sent: Any) -> tuple[Any, ...]:
+    def reply(method: str, run: str, rest: str, **sent: Any) -> tuple[Any, ...]:
         answer = bob.request(method, run + rest, headers={"x-request-id": "me"}, **sent)
         name = run.rpartition("/")[2]
         headers = {key: value for key, value in answer.headers.items() if key not in ("date", "connection")}
@@ -705,9 +705,9 @@ def test_the_runs_of_another_key_are_not_there(http: httpx.Client, bob: httpx.Cl
         ("PUT", "/batches/a", {"json": {"first": "no"}}),
     ]  # fmt: skip
     for method, rest, sent in requests:
-        found = said(method, path, rest, **sent)
+        found = reply(method, path, rest, **sent)
         assert found[0] == 404
-        assert found == said(method, never, rest, **sent), (method, rest)
+        assert found == reply(method, never, rest, **sent), (method, rest)
     assert path.rpartition("/")[2] not in [entry["run"] for entry in bob.get("/v1/runs?limit=1000").json()["runs"]]
     # A run of the same name is Bob's own.
     assert bob.put(path, json={"task": "regression"}).status_code == 201

@@ -17,8 +17,8 @@ def found(http, query: str) -> dict[str, Any]:
     return answer.json()
 
 
-def names(of: dict[str, Any]) -> list[str]:
-    return [entry["name"] for entry in of["losses"]]
+def names(answer: dict[str, Any]) -> list[str]:
+    return [entry["name"] for entry in answer["losses"]]
 
 
 @pytest.mark.parametrize(
@@ -72,10 +72,10 @@ def test_a_loss_is_found_first_by(query: str, first: str) -> None:
     ],
 )
 def test_a_metric_is_found_by(http, query: str, metric: str) -> None:
-    of = found(http, query)
-    assert of["metrics"][0]["name"] == metric
-    assert of["metrics"][0]["summary"]
-    assert metric not in names(of), "the loss of that name is something else"
+    answer = found(http, query)
+    assert answer["metrics"][0]["name"] == metric
+    assert answer["metrics"][0]["summary"]
+    assert metric not in names(answer), "the loss of that name is something else"
 
 
 def test_a_metric_s_name_finds_no_loss_that_is_spelled_like_it(http) -> None:
@@ -98,8 +98,8 @@ def test_every_name_of_the_tables_finds_what_it_says() -> None:
     wrong = []
     for name in (*SYNONYMS, *NOT_QUITE):
         for spelled in (name, name.replace("_", " "), name.title().replace("_", "") + "Loss"):
-            of = search(spelled)
-            first, note = of.losses[0].name, of.note
+            result = search(spelled)
+            first, note = result.losses[0].name, result.note
             if name in SYNONYMS:
                 right = (first, note) == (SYNONYMS[name], "")
             else:
@@ -114,10 +114,10 @@ def test_every_name_of_the_tables_finds_what_it_says() -> None:
 
 @pytest.mark.parametrize("name", ["huber_loss", next(iter(NOT_QUITE)), next(iter(METRICS))])
 def test_what_is_found_is_what_is_answered(http, name: str) -> None:
-    of, answered = search(name), found(http, name)
-    assert names(answered) == [loss.name for loss in of.losses]
-    assert list(dict.fromkeys(entry["name"] for entry in answered["metrics"])) == of.metrics
-    assert answered["note"] == (of.note or None)
+    result, answered = search(name), found(http, name)
+    assert names(answered) == [loss.name for loss in result.losses]
+    assert list(dict.fromkeys(entry["name"] for entry in answered["metrics"])) == result.metrics
+    assert answered["note"] == (result.note or None)
 
 
 def test_what_is_not_here_is_not_found(http) -> None:

@@ -81,8 +81,8 @@ def by_region(region: str, handle: Any, arrays: dict[str, np.ndarray]) -> list[I
     inputs, at = [], 0
     for name, array in arrays.items():
         shared_memory.set_shared_memory_region(handle, [array], offset=at)
-        given = InferInput(name, list(array.shape), DATATYPES[array.dtype.name])
-        inputs.append(given.set_shared_memory(region, array.nbytes, offset=at))
+        infer_input = InferInput(name, list(array.shape), DATATYPES[array.dtype.name])
+        inputs.append(infer_input.set_shared_memory(region, array.nbytes, offset=at))
         at += array.nbytes
     return inputs
 
@@ -97,11 +97,13 @@ def output(name: str, region: str, nbytes: int, offset: int = 0) -> InferRequest
 def test_inputs_and_outputs_go_by_region(triton: InferenceServerClient, opened: Open, rows: int) -> None:
     arrays = focal(rows)
     nbytes = sum(array.nbytes for array in arrays.values())
-    (key_in, given), (key_out, found) = opened(nbytes), opened(arrays["prediction"].nbytes + 64)
+    (key_in, handle_in), (key_out, handle_out) = opened(nbytes), opened(arrays["prediction"].nbytes + 64)
     triton.register_system_shared_memory("in", key_in, nbytes)
     triton.register_system_shared_memory("out", key_out, arrays["prediction"].nbytes + 64)
-    wanted = [output("loss", "out", 64), output("gradient", "out", arrays["prediction"].nbytes, offset=64)]
-    answer = triton.infer("focal", by_region("in", given, arrays), outputs=[*wanted, InferRequestedOutput("accuracy")])
+    outputs = [output("loss", "out", 64), output("gradient", "out", arrays["prediction"].nbytes, offset=64)]
+    answer = triton.infer(
+        "focal", by_region("in", handle_in, arrays), outputs=[*outputs, InferRequestedOutput("accuracy")]
+    )
 
     expected = lossd.evaluate("focal", inputs=arrays)
     gradient = answer.get_output("gradient")
@@ -112,7 +114,7 @@ def test_inputs_and_outputs_go_by_region(triton: InferenceServerClient, opened: 
         "shared_memory_offset": 64,
     }
     read = lambda name, at: shared_memory.get_contents_as_numpy(  # noqa: E731
-        found, triton_to_np_dtype(answer.get_output(name)["datatype"]), answer.get_output(name)["shape"], offset=at
+        handle_out, triton_to_np_dtype(answer.get_output(name)["datatype"]), answer.get_output(name)["shape"], offset=at
     )
     same(read("gradient", 64), expected.gradient)
     same(read("loss", 0), expected.loss)
@@ -222,7 +224,7 @@ def test_links_folders_and_pipes_are_no_memory(triton: InferenceServerClient, tm
 
 
 @pytest.mark.parametrize(
-    ("document", "said"),
+    ("document", "message"),
     [
         ({"key": "KEY", "offset": 0, "byte_size": 65}, "failed to register shared memory region 'r': invalid args"),
         ({"key": "KEY", "offset": 64, "byte_size": 1}, "invalid args"),
@@ -238,14 +240,14 @@ def test_links_folders_and_pipes_are_no_memory(triton: InferenceServerClient, tm
         ([], "a region is registered by"),
     ],
 )
-def test_a_region_lies_inside_its_file(service: Running, opened: Open, document: Any, said: str) -> None:
+def test_a_region_lies_inside_its_file(service: Running, opened: Open, document: Any, message: str) -> None:
     key, _ = opened(64)
     if isinstance(document, dict) and document.get("key") == "KEY":
         document = {**document, "key": key}
     with httpx.Client(base_url=service.url) as http:
         answer = http.post("/v2/systemsharedmemory/region/r/register", json=document)
         assert answer.status_code in (400, 413)
-        assert said in answer.json()["error"]
+        assert message in answer.json()["error"]
         assert http.get("/v2/systemsharedmemory/status").json() == []
 
 
@@ -288,9 +290,9 @@ PLACES: list[tuple[dict[str, Any], str]] = [
 ]
 
 
-@pytest.mark.parametrize(("parameters", "said"), PLACES)
+@pytest.mark.parametrize(("parameters", "message"), PLACES)
 def test_an_input_lies_inside_its_region(
-    service: Running, triton: InferenceServerClient, opened: Open, parameters: dict[str, Any], said: str
+    service: Running, triton: InferenceServerClient, opened: Open, parameters: dict[str, Any], message: str
 ) -> None:
     key, _ = opened(64)
     triton.register_system_shared_memory("r", key, 64)
@@ -302,7 +304,7 @@ def test_an_input_lies_inside_its_region(
     }
     answer = httpx.post(f"{service.url}/v2/models/mse/infer", json=document)
     assert answer.status_code in (400, 404), answer.text
-    assert said in answer.json()["error"]
+    assert message in answer.json()["error"]
     assert service.engine.in_progress == 0
 
 
@@ -330,9 +332,11 @@ def test_a_file_that_is_cut_meanwhile_makes_its_own_request_fail(
     inputs = by_region("r", handle, arrays)
     os.truncate(f"/dev/shm{key}", 4096 if rows > 64 else 1024)
     assert "the file of shared memory region 'r' was cut" in refused(triton.infer, "focal", inputs)
-    own = [InferInput(n, list(a.shape), DATATYPES[a.dtype.name]).set_data_from_numpy(a) for n, a in arrays.items()]
-    wanted = [output("gradient", "r", arrays["prediction"].nbytes)]
-    assert "was cut" in refused(triton.infer, "focal", own, outputs=wanted)
+    inline_inputs = [
+        InferInput(n, list(a.shape), DATATYPES[a.dtype.name]).set_data_from_numpy(a) for n, a in arrays.items()
+    ]
+    outputs = [output("gradient", "r", arrays["prediction"].nbytes)]
+    assert "was cut" in refused(triton.infer, "focal", inline_inputs, outputs=outputs)
     assert os.stat(f"/dev/shm{key}").st_size <= 4096, "nothing was written behind its end"
     os.truncate(f"/dev/shm{key}", nbytes)
     assert service.engine.in_progress == 0
@@ -360,8 +364,8 @@ def test_files_that_shrink_and_grow_all_the_time_kill_nobody(
     try:
         for _ in range(30):
             with suppress(InferenceServerException):
-                wanted = [output("gradient", "r", arrays["prediction"].nbytes)]
-                triton.infer("focal", inputs, outputs=wanted)
+                outputs = [output("gradient", "r", arrays["prediction"].nbytes)]
+                triton.infer("focal", inputs, outputs=outputs)
                 answers += 1
     finally:
         done.set()

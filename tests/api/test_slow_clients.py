@@ -73,11 +73,11 @@ def test_a_head_that_never_ends_is_answered_408(service: Running) -> None:
     assert IDLE_S * 0.7 < took_s < IDLE_S * 4
 
 
-@pytest.mark.parametrize("said", [b"", b"\r\n"], ids=["nothing", "empty lines"])
+@pytest.mark.parametrize("piece", [b"", b"\r\n"], ids=["nothing", "empty lines"])
 @pytest.mark.timed
-def test_a_connection_on_which_no_request_begins_is_ended(service: Running, said: bytes) -> None:
+def test_a_connection_on_which_no_request_begins_is_ended(service: Running, piece: bytes) -> None:
     async def client(connection: Connection) -> None:
-        sending = asyncio.ensure_future(trickle(connection, said * 200))
+        sending = asyncio.ensure_future(trickle(connection, piece * 200))
         await connection.ended()
         sending.cancel()
 

@@ -74,8 +74,8 @@ def test_every_name_of_a_series_in_the_metadata_can_be_sent_and_asked_for(http: 
     answer = http.post("/v2/models/feature_matching/infer", json={"inputs": inputs, "outputs": outputs})
     assert answer.is_success, answer.text
     assert [output["name"] for output in answer.json()["outputs"]] == [output["name"] for output in outputs]
-    asked = {"inputs": inputs, "outputs": [{"name": "gradient.prediction.*"}]}
-    answer = http.post("/v2/models/feature_matching/infer", json=asked)
+    request = {"inputs": inputs, "outputs": [{"name": "gradient.prediction.*"}]}
+    answer = http.post("/v2/models/feature_matching/infer", json=request)
     assert answer.is_success, answer.text
     found = [output["name"] for output in answer.json()["outputs"]]
     assert found == ["gradient.prediction.0", "gradient.prediction.1"]

@@ -101,9 +101,9 @@ def test_a_private_authority_is_given_to_client_and_command(secure: Secure) -> N
         lossd.losses()
     with LossClient(secure.url, cacert=secure.cert) as lossd:
         assert lossd.evaluate("mse", [1.0], [3.0]).loss == 4.0
-    asked = ["health", "--url", secure.url]
-    assert CliRunner().invoke(main, asked).exit_code == 3
-    assert CliRunner().invoke(main, [*asked, "--cacert", str(secure.cert)]).exit_code == 0
+    arguments = ["health", "--url", secure.url]
+    assert CliRunner().invoke(main, arguments).exit_code == 3
+    assert CliRunner().invoke(main, [*arguments, "--cacert", str(secure.cert)]).exit_code == 0
     listed = CliRunner().invoke(main, ["runs", "--url", secure.url, "--cacert", str(secure.cert), "--json"])
     assert listed.exit_code == 0, listed.output
 

@@ -189,8 +189,8 @@ def test_spans_are_exported_where_opentelemetry_s_variables_say() -> None:
             assert process.wait(30) == 0, "and what was held is exported before the end"
         collector.shutdown()
     (resource,) = (resource for request in received for resource in request.resource_spans)
-    told = {attribute.key: attribute.value.string_value for attribute in resource.resource.attributes}
-    assert (told["service.name"], told["deployment.environment"]) == ("lossd", "test")
+    attributes = {attribute.key: attribute.value.string_value for attribute in resource.resource.attributes}
+    assert (attributes["service.name"], attributes["deployment.environment"]) == ("lossd", "test")
     (span,) = (span for scope in resource.scope_spans for span in scope.spans)
     assert (span.name, span.trace_id.hex(), span.parent_span_id.hex()) == ("POST /v1/evaluate", TRACE, PARENT)
 
