@@ -24,10 +24,10 @@ DATA = {column.name: memoryview(bytes(column.unit_bytes * JOB.rows)) for column 
 class CountingFuture(asyncio.Future[Any]):
     """A future that counts how often any of its kind was asked whether it is done."""
 
-    asked = 0
+    checks = 0
 
     def done(self) -> bool:
-        CountingFuture.asked += 1
+        CountingFuture.checks += 1
         return super().done()
 
 
@@ -62,10 +62,10 @@ def test_ten_thousand_waiting_requests_are_not_walked(monkeypatch: pytest.Monkey
         deadline = time.monotonic() + 600
         futures = [engine.submit(JOB, DATA, deadline) for _ in range(10_000)]
         sweep(engine)
-        CountingFuture.asked = 0
+        CountingFuture.checks = 0
         for _ in range(40):
             sweep(engine)
-        assert CountingFuture.asked == 0
+        assert CountingFuture.checks == 0
         assert len(engine.batcher) == 10_000
         for future in futures:
             engine.drop(future)

@@ -38,10 +38,10 @@ def job(width: int = 3) -> Job:
 
 
 def submit(engine: ProcessEngine, count: int, width: int = 3) -> None:
-    of = job(width)
-    data = {column.name: memoryview(bytes(column.unit_bytes * of.rows)) for column in of.recipe.inputs}
+    one_job = job(width)
+    data = {column.name: memoryview(bytes(column.unit_bytes * one_job.rows)) for column in one_job.recipe.inputs}
     for _ in range(count):
-        engine.submit(of, data, time.monotonic() + 60).add_done_callback(lambda done: done.result().release())
+        engine.submit(one_job, data, time.monotonic() + 60).add_done_callback(lambda done: done.result().release())
 
 
 def with_engine(devices: str, story: Callable) -> None:

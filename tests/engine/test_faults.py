@@ -265,7 +265,7 @@ class Faults:
         self.monkeypatch = monkeypatch
         self.place = place
 
-    def of(self, faults: dict[int, str]) -> None:
+    def inject(self, faults: dict[int, str]) -> None:
         """What happens to a batch whose first request has so many rows."""
         self.monkeypatch.setattr(worker_process, "COMMAND", (sys.executable, str(FAULTY)))
         self.monkeypatch.setenv("LOSSD_TEST_FAULTS", json.dumps(faults))
@@ -316,7 +316,7 @@ def assert_nothing_is_held(service: Running) -> None:
 
 
 def test_a_worker_that_hangs_is_replaced_and_its_work_done_by_the_next(faults):
-    faults.of({63: "once hang"})
+    faults.inject({63: "once hang"})
     with running(worker_timeout_ms=600) as service:
         hung = service.engine.workers[0].pid
         assert post(service, 63).status_code == 200
@@ -334,7 +334,7 @@ def test_a_worker_that_is_stopped_before_it_reads_its_work_is_replaced():
 
 
 def test_a_slow_worker_is_not_killed(faults):
-    faults.of({63: "plod"})
+    faults.inject({63: "plod"})
     with running(worker_timeout_ms=600) as service:
         begin = time.monotonic()
         assert post(service, 63).status_code == 200
@@ -343,7 +343,7 @@ def test_a_slow_worker_is_not_killed(faults):
 
 
 def test_an_unwanted_evaluation_ends_after_the_timeout(faults):
-    faults.of({63: "plod on"})
+    faults.inject({63: "plod on"})
     with running(worker_timeout_ms=600) as service:
         assert post(service, 63, timeout_ms=300).status_code == 504
         assert post(service, 64).status_code == 200
@@ -355,7 +355,7 @@ def test_an_unwanted_evaluation_ends_after_the_timeout(faults):
 @pytest.mark.parametrize("fault", ["hang", "plod on"])
 def test_an_unwanted_evaluation_ends_within_seconds_if_another_client_waits(faults, fault):
     """By itself where it consists of many operations, else with its worker; whoever waits is answered by the next."""
-    faults.of({63: fault})
+    faults.inject({63: fault})
     with running() as service:
         assert service.settings.worker_timeout_ms >= 60_000, "the time for one that is waited for is long"
         assert post(service, 63, timeout_ms=300).status_code == 504
@@ -369,7 +369,7 @@ def test_an_unwanted_evaluation_ends_within_seconds_if_another_client_waits(faul
 
 def test_a_batch_is_finished_while_one_of_its_clients_waits(faults):
     """One of two in a batch gives up, and somebody else waits behind them."""
-    faults.of({63: "plod"})
+    faults.inject({63: "plod"})
     with running() as service:
         pid = service.engine.workers[0].pid
         os.kill(pid, signal.SIGSTOP)
@@ -433,7 +433,7 @@ def test_a_service_that_stops_while_a_worker_ends_starts_no_other(monkeypatch):
 
 
 def test_a_broken_device_ends_its_worker_and_the_next_answers(faults):
-    faults.of({63: "once break"})
+    faults.inject({63: "once break"})
     with running() as service:
         assert post(service, 63).status_code == 200
         assert service.engine.stats.restarts == 1
@@ -441,7 +441,7 @@ def test_a_broken_device_ends_its_worker_and_the_next_answers(faults):
 
 
 def test_a_request_that_breaks_every_device_is_given_up(faults):
-    faults.of({63: "break"})
+    faults.inject({63: "break"})
     with running() as service:
         answers = all_at_once(service, [63, 62])
         assert [r.status_code for r in answers] == [500, 200]
@@ -450,7 +450,7 @@ def test_a_request_that_breaks_every_device_is_given_up(faults):
 
 
 def test_a_batch_that_exhausts_memory_is_evaluated_in_parts(faults):
-    faults.of({20: "out of memory"})
+    faults.inject({20: "out of memory"})
     with running() as service:
         assert {r.status_code for r in all_at_once(service, [20] * 6)} == {200}
         assert faults.evaluated() == [[7], [20] * 6, [20] * 3, [20] * 3]
@@ -458,7 +458,7 @@ def test_a_batch_that_exhausts_memory_is_evaluated_in_parts(faults):
 
 
 def test_a_request_that_exhausts_memory_is_refused_and_its_neighbours_are_answered(faults):
-    faults.of({20: "out of memory", 65: "out of memory"})
+    faults.inject({20: "out of memory", 65: "out of memory"})
     with running() as service:
         answers = all_at_once(service, [20, 65])
         assert [r.status_code for r in answers] == [200, 413]
@@ -473,7 +473,7 @@ def test_a_request_that_exhausts_memory_is_refused_and_its_neighbours_are_answer
 
 def test_a_request_is_not_blamed_for_deaths_that_its_neighbour_caused(faults):
     """Two batches are under way, and the worker dies of the first as often as it may."""
-    faults.of({63: "crash"})
+    faults.inject({63: "crash"})
     with running() as service:
         worker = service.engine.workers[0]
         worker.depth, pid = 2, worker.pid
@@ -493,7 +493,7 @@ def test_a_request_is_not_blamed_for_deaths_that_its_neighbour_caused(faults):
 
 @pytest.mark.timed
 def test_a_deadline_that_passes_while_the_work_is_queued_again_is_kept(faults, monkeypatch):
-    faults.of({63: "crash"})
+    faults.inject({63: "crash"})
     monkeypatch.setattr(Backoff, "delay_s", lambda self: 1.5)
     with running() as service:
         begin = time.monotonic()
@@ -507,7 +507,7 @@ def test_a_deadline_that_passes_while_the_work_is_queued_again_is_kept(faults, m
 
 
 def test_a_client_that_leaves_while_its_work_is_queued_again_frees_what_it_held(faults, monkeypatch):
-    faults.of({63: "crash"})
+    faults.inject({63: "crash"})
     monkeypatch.setattr(Backoff, "delay_s", lambda self: 1.5)
     with running() as service:
         body, _ = request_for(1, 63)

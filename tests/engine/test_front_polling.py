@@ -29,7 +29,9 @@ class Clock:
         self.turns += 1
 
 
-def told(monkeypatch: pytest.MonkeyPatch, story: Callable[[Polling, Clock], Any], longest_s: float = LONGEST_S) -> None:
+def run_story(
+    monkeypatch: pytest.MonkeyPatch, story: Callable[[Polling, Clock], Any], longest_s: float = LONGEST_S
+) -> None:
     clock = Clock()
     monkeypatch.setattr(polling.time, "monotonic", clock.monotonic)
     monkeypatch.setattr(polling.os, "sched_yield", clock.turn)
@@ -59,7 +61,7 @@ def test_the_front_polls_until_the_answer_comes(monkeypatch: pytest.MonkeyPatch)
             looking.answered()
             assert await turns(clock) == 0
 
-    told(monkeypatch, story)
+    run_story(monkeypatch, story)
 
 
 def test_the_front_stops_polling_until_answers_come_sooner(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -75,7 +77,7 @@ def test_the_front_stops_polling_until_answers_come_sooner(monkeypatch: pytest.M
         looking.sent(alone=True)
         assert await turns(clock, most=5) == 5
 
-    told(monkeypatch, story)
+    run_story(monkeypatch, story)
 
 
 def test_the_front_does_not_poll_for_several_answers(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -91,7 +93,7 @@ def test_the_front_does_not_poll_for_several_answers(monkeypatch: pytest.MonkeyP
         looking.sent(alone=True)
         assert await turns(clock, most=5) == 5, "what was not alone says nothing of how long that takes"
 
-    told(monkeypatch, story)
+    run_story(monkeypatch, story)
 
 
 def test_the_front_never_polls_if_polling_is_off(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -99,4 +101,4 @@ def test_the_front_never_polls_if_polling_is_off(monkeypatch: pytest.MonkeyPatch
         looking.sent(alone=True)
         assert await turns(clock) == 0
 
-    told(monkeypatch, story, longest_s=0.0)
+    run_story(monkeypatch, story, longest_s=0.0)

@@ -104,10 +104,10 @@ def test_dying_workers_leak_nothing():
         end = time.monotonic() + 60
 
         def one(seed: int) -> None:
-            own = random.Random(seed)
+            generator = random.Random(seed)
             while time.monotonic() < end:
-                rows = own.choice([1, SMALL, 1000, STREAMED])
-                leave(service, rows, *own.choice([(0.1, 0), (0.9, 0), (1.0, 0), (1.0, 500), (1.0, 10**7)]))
+                rows = generator.choice([1, SMALL, 1000, STREAMED])
+                leave(service, rows, *generator.choice([(0.1, 0), (0.9, 0), (1.0, 0), (1.0, 500), (1.0, 10**7)]))
 
         with ThreadPoolExecutor(6) as threads:
             clients = [threads.submit(one, seed) for seed in range(6)]

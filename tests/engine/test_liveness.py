@@ -74,13 +74,13 @@ def test_time_in_which_the_front_was_stopped_does_not_count():
 def test_a_probe_is_sent_after_a_silent_interval():
     watch = Liveness(10.0)
     watch.reset(0.0)
-    asked = []
+    probes = []
     for look, observation in enumerate(
         [evaluating(), evaluating(), evaluating(probes_answered=1), evaluating(probes_answered=1), IDLE, IDLE]
     ):
         watch.check(observation, float(look))
-        asked.append(watch.silent)
-    assert asked == [False, True, False, True, False, False]
+        probes.append(watch.silent)
+    assert probes == [False, True, False, True, False, False]
 
 
 def test_a_short_timeout_is_checked_more_often():

@@ -91,14 +91,14 @@ def test_a_worker_that_always_has_work_is_busy_all_the_time(service: Running) ->
 def test_a_long_evaluation_counts_before_it_ends(service: Running) -> None:
     before = worker_busy_s(service)
     with ThreadPoolExecutor(1) as pool:
-        asked = pool.submit(lambda: httpx.post(f"{service.url}/v1/evaluate", json=pairs(2000), timeout=60))
+        evaluation = pool.submit(lambda: httpx.post(f"{service.url}/v1/evaluate", json=pairs(2000), timeout=60))
         service.wait_until(
-            lambda engine: next(iter(engine.load.worker_busy_s.values())) > before + 0.01 or asked.done()
+            lambda engine: next(iter(engine.load.worker_busy_s.values())) > before + 0.01 or evaluation.done()
         )
-        assert not asked.done()
+        assert not evaluation.done()
         seen = [worker_busy_s(service) for _ in range(100)]
         assert seen == sorted(seen)
-        assert asked.result().is_success
+        assert evaluation.result().is_success
 
 
 def test_the_backlog_is_nothing_at_rest_and_grows_with_the_work_that_waits(service: Running) -> None:
@@ -156,14 +156,14 @@ def test_a_restarted_worker_continues_its_counter() -> None:
         httpx.post(f"{service.url}/v1/evaluate", json=pairs(400), timeout=60)
         with ThreadPoolExecutor(1) as pool:
             before = worker_busy_s(service)
-            asked = pool.submit(httpx.post, f"{service.url}/v1/evaluate", json=pairs(2000), timeout=60)
+            evaluation = pool.submit(httpx.post, f"{service.url}/v1/evaluate", json=pairs(2000), timeout=60)
             service.wait_until(lambda engine: engine.load.worker_busy_s[0] > before)
             seen = [worker_busy_s(service)]
             os.kill(service.engine.workers[0].pid, signal.SIGKILL)  # type: ignore[attr-defined]
-            while not asked.done():
+            while not evaluation.done():
                 seen.append(worker_busy_s(service))
                 time.sleep(0.002)
-            assert asked.result().is_success
+            assert evaluation.result().is_success
         assert service.engine.stats.restarts == 1
         assert before < seen[0]
         assert seen == sorted(seen)

@@ -55,7 +55,7 @@ def test_batches_of_a_run_share_messages_and_fail_alone(kind: type[Engine]) -> N
         if number != 3:
             whole.add(inputs=inputs, first=number * ROWS)
 
-    async def asked(engine: Engine, job: Job, tensors: dict[str, memoryview]) -> tuple[bytes, int]:
+    async def outcome(engine: Engine, job: Job, tensors: dict[str, memoryview]) -> tuple[bytes, int]:
         result: Result = await engine.submit(job, tensors, time.monotonic() + 60)
         try:
             return result.text, result.batch_requests
@@ -66,9 +66,9 @@ def test_batches_of_a_run_share_messages_and_fail_alone(kind: type[Engine]) -> N
         engine = kind(Settings(device="cpu", threads=1, compiled=False))
         await engine.start()
         jobs = [job_of(document, inputs, number * ROWS) for number, inputs in enumerate(batches)]
-        found = await asyncio.gather(*(asked(engine, *job) for job in jobs), return_exceptions=True)
+        found = await asyncio.gather(*(outcome(engine, *job) for job in jobs), return_exceptions=True)
         state = whole.state()
-        text, _ = await asked(
+        text, _ = await outcome(
             engine, result_job(state, document.plan, document.definition), {"state": memoryview(state)}
         )
         await engine.stop()

@@ -31,13 +31,13 @@ OIP = {
     ]
 }
 DOORS: dict[str, tuple[str, str, Any, Callable[[Any], float]]] = {
-    "v1": ("POST", "/v1/evaluate", MSE, lambda said: said["loss"]),
-    "v2": ("POST", "/v2/models/mse/infer", OIP, lambda said: said["outputs"][0]["data"][0]),
+    "v1": ("POST", "/v1/evaluate", MSE, lambda document: document["loss"]),
+    "v2": ("POST", "/v2/models/mse/infer", OIP, lambda document: document["outputs"][0]["data"][0]),
     "curve": (
         "GET",
         "/v1/losses/mse/curve.json?points=5&low=-2&high=2",
         None,
-        lambda said: said["series"][0]["loss"][0],
+        lambda document: document["series"][0]["loss"][0],
     ),
 }
 RIGHT = {"v1": 2.5, "v2": 2.5, "curve": 4.0}
@@ -73,9 +73,9 @@ def test_a_request_waits_for_the_first_worker(
         assert not answer.done()
         gate.open()
         may_load.set()
-        said = answer.result()
-        assert said.status_code == 200, said.text
-        assert DOORS[door][3](said.json()) == pytest.approx(RIGHT[door])
+        response = answer.result()
+        assert response.status_code == 200, response.text
+        assert DOORS[door][3](response.json()) == pytest.approx(RIGHT[door])
         let_go(service)
 
 
@@ -83,8 +83,8 @@ def test_a_request_waits_for_the_first_worker(
 def test_a_request_waits_for_a_worker_until_its_deadline(door: str, gate: Gate) -> None:
     with running(ready=False, compiled=False) as service:
         begin = time.monotonic()
-        said = ask(service, door, timeout_ms=400)
-        assert said.status_code == 504, said.text
+        response = ask(service, door, timeout_ms=400)
+        assert response.status_code == 504, response.text
         assert time.monotonic() - begin >= 0.39
         let_go(service)
         gate.open()
@@ -94,9 +94,9 @@ def test_a_request_waits_for_a_worker_until_its_deadline(door: str, gate: Gate) 
 
 def test_the_default_deadline_is_a_setting(gate: Gate) -> None:
     with running(ready=False, compiled=False, request_timeout_ms=300) as service:
-        said = {door: ask(service, door) for door in DOORS}
-        assert {door: answer.status_code for door, answer in said.items()} == dict.fromkeys(DOORS, 504)
-        assert "the service is starting" in said["v1"].json()["detail"]
+        responses = {door: ask(service, door) for door in DOORS}
+        assert {door: answer.status_code for door, answer in responses.items()} == dict.fromkeys(DOORS, 504)
+        assert "the service is starting" in responses["v1"].json()["detail"]
 
 
 @pytest.mark.parametrize("door", DOORS)
@@ -131,9 +131,9 @@ def test_the_limits_hold_before_the_first_worker(gate: Gate) -> None:
 def test_health_says_that_no_worker_is_ready(gate: Gate) -> None:
     with running(ready=False, compiled=False) as service, httpx.Client(base_url=service.url) as http:
         for path, field in (("/health/ready", "detail"), ("/v2/health/ready", "error")):
-            said = http.get(path)
-            assert (said.status_code, said.headers["retry-after"]) == (503, "1")
-            assert said.json()[field].startswith("the service is starting: no worker is ready yet")
+            response = http.get(path)
+            assert (response.status_code, response.headers["retry-after"]) == (503, "1")
+            assert response.json()[field].startswith("the service is starting: no worker is ready yet")
         assert http.get("/health/live").status_code == 200
         states = http.post("/v2/repository/index").json()
         assert "the service is starting" in states[0]["reason"]
@@ -148,11 +148,11 @@ def test_requests_are_refused_if_no_worker_starts_until_one_does(gate: Gate, mon
         held = pool.submit(ask, service, "v1")
         service.wait_until(lambda e: e.in_progress == 1)
         gate.open(status=3)
-        for said in (held.result(), ask(service, "v1"), httpx.get(f"{service.url}/health/ready")):
-            assert said.status_code == 503
-            assert f"no worker can be started after {MAX_STARTS} attempts" in said.json()["detail"]
-            assert "ended with status 3" in said.json()["detail"]
-            assert int(said.headers["retry-after"]) >= 1
+        for response in (held.result(), ask(service, "v1"), httpx.get(f"{service.url}/health/ready")):
+            assert response.status_code == 503
+            assert f"no worker can be started after {MAX_STARTS} attempts" in response.json()["detail"]
+            assert "ended with status 3" in response.json()["detail"]
+            assert int(response.headers["retry-after"]) >= 1
         let_go(service)
         gate.open()
         service.wait_until(lambda e: e.ready)

@@ -159,15 +159,15 @@ def test_the_time_of_a_worker_counts_once_for_all_its_fronts(shared):
 
     clients = [*shared.client_of_each().values(), *shared.client_of_each().values()]
     with ThreadPoolExecutor(4) as pool:
-        asked = [pool.submit(ask_on, client) for client in clients]
+        futures = [pool.submit(ask_on, client) for client in clients]
         eventually(lambda: shared.metric("lossd_queue_requests") >= 3)
         began, before = time.monotonic(), {name: shared.metric(name) for name in (WORKER_BUSY, FRONT_BUSY)}
         inner = time.monotonic()
-        eventually(lambda: any(one.done() for one in asked))
+        eventually(lambda: any(one.done() for one in futures))
         inner = time.monotonic() - inner
         busy_s = {name: shared.metric(name) - value for name, value in before.items()}
         wall_s = time.monotonic() - began
-        for one, client in zip(asked, clients, strict=True):
+        for one, client in zip(futures, clients, strict=True):
             one.result()
             client.close()
     assert 0.7 * inner <= busy_s[WORKER_BUSY] <= wall_s

@@ -23,38 +23,40 @@ COUNTS = (4, 2, 5)
 WHOLE = ["loss", "gradient", "metrics"]
 
 
-def strange(request: dict[str, Any], of: Layout) -> Job:
+def strange(request: dict[str, Any], inputs: Layout) -> Job:
     """The job, with nothing known from before."""
     planning.TEMPLATES.clear()
     RECIPES.clear()
-    return make_plan(request).job(of)
+    return make_plan(request).job(inputs)
 
 
-def refusal(request: dict[str, Any], of: Layout) -> Problem:
+def refusal(request: dict[str, Any], inputs: Layout) -> Problem:
     with pytest.raises(Problem) as refused:
-        make_plan(request).job(of)
+        make_plan(request).job(inputs)
     return refused.value
 
 
 @each_row(ROWS)
 def test_other_rows_and_numbers_find_what_they_would_build(case: Case, parameters: Parameters) -> None:
-    asked = [
+    base_requests = [
         {"loss": {"name": case.name, **parameters, **{n: values[i % len(values)] for n, values in case.vary.items()}}}
         for i in range(len(COUNTS))
     ]
     layouts = [layout(case.inputs(parameters, n)) for n in COUNTS]
     if REGISTRY[case.name].kind == "rows":
-        layouts = [{**of, "sample_weight": ("float32", (n,))} for n, of in zip(COUNTS, layouts, strict=True)]
+        layouts = [{**inputs, "sample_weight": ("float32", (n,))} for n, inputs in zip(COUNTS, layouts, strict=True)]
     reductions = REGISTRY[case.name].reductions
     turn = case.parameters.index(parameters)
     for reduction in (reductions[turn % len(reductions)],) if turn else reductions:
-        requests = [{"loss": {**request["loss"], "reduction": reduction}, "outputs": WHOLE} for request in asked]
-        built = [strange(request, of) for request, of in zip(requests, layouts, strict=True)]
+        requests = [
+            {"loss": {**request["loss"], "reduction": reduction}, "outputs": WHOLE} for request in base_requests
+        ]
+        built = [strange(request, inputs) for request, inputs in zip(requests, layouts, strict=True)]
         assert [Recipe.read(job.recipe.text) for job in built] == [job.recipe for job in built], (
             "a worker reads the same"
         )
         for _ in range(2):
-            assert [make_plan(request).job(of) for request, of in zip(requests, layouts, strict=True)] == built
+            assert [make_plan(request).job(inputs) for request, inputs in zip(requests, layouts, strict=True)] == built
 
 
 def row(name: str) -> Case:
@@ -74,12 +76,12 @@ def test_other_rows_build_nothing(name: str, monkeypatch: pytest.MonkeyPatch) ->
 @pytest.mark.parametrize("name", ["huber", "quantile", "focal", "sigmoid_focal", "triplet", "vae"])
 def test_other_numbers_plan_and_build_nothing(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     case = row(name)
-    of = layout(case.inputs(case.parameters[0]))
+    inputs = layout(case.inputs(case.parameters[0]))
     one, other = ({n: values[i] for n, values in case.vary.items()} for i in (0, 1))
-    make_plan({"loss": {"name": name, **one}}).job(of)
+    make_plan({"loss": {"name": name, **one}}).job(inputs)
     monkeypatch.delattr(Plan, "_build")
     monkeypatch.delattr(planning, "_loss_plan")
-    job = make_plan({"loss": {"name": name, **other}}).job(of)
+    job = make_plan({"loss": {"name": name, **other}}).job(inputs)
     assert dict(zip(job.recipe.numbers, job.numbers, strict=True)).items() >= other.items()
 
 
@@ -100,7 +102,7 @@ SCORES: Layout = {"prediction": ("float32", (4, 3)), "target": ("int64", (4,))}
         {**SCORES, "cotangent": ("float32", (4,))},
         {**SCORES, "target": ("float32", (4,))},
     ],
-    ids=lambda of: "-".join(f"{name}{shape}" for name, (_, shape) in of.items()),
+    ids=lambda inputs: "-".join(f"{name}{shape}" for name, (_, shape) in inputs.items()),
 )
 def test_what_is_wrong_is_refused_as_before(wrong: Layout) -> None:
     request = {"loss": {"name": "focal", "gamma": 1.5}}
@@ -121,19 +123,19 @@ def test_what_is_wrong_is_refused_as_before(wrong: Layout) -> None:
 def test_a_cotangent_has_the_rows_of_the_rest() -> None:
     request = {"loss": {"name": "mse", "reduction": "none"}}
 
-    def of(rows: int, cotangent: int) -> Layout:
+    def inputs(rows: int, cotangent: int) -> Layout:
         pair = dict.fromkeys(("prediction", "target"), ("float32", (rows, 3)))
         return {**pair, "cotangent": ("float32", (cotangent, 3))}
 
     for rows in (4, 5):
-        assert make_plan(request).job(of(rows, rows)) == strange(request, of(rows, rows))
-    make_plan(request).job(of(4, 4))
+        assert make_plan(request).job(inputs(rows, rows)) == strange(request, inputs(rows, rows))
+    make_plan(request).job(inputs(4, 4))
     with pytest.raises(ShapeMismatch, match="cotangent has shape"):
-        make_plan(request).job(of(4, 5))
+        make_plan(request).job(inputs(4, 5))
 
 
 @pytest.mark.parametrize(
-    ("loss", "told"),
+    ("loss", "message"),
     [
         ({"name": "focal", "gamma": -1.0}, "gamma"),
         ({"name": "focal", "gamma": "2"}, "gamma"),
@@ -142,9 +144,9 @@ def test_a_cotangent_has_the_rows_of_the_rest() -> None:
         ({"name": "sigmoid_focal", "gamma": 1.5, "alpha": 7.0}, "alpha"),
     ],
 )
-def test_numbers_are_checked_where_the_rest_is_known(loss: dict[str, Any], told: str) -> None:
+def test_numbers_are_checked_where_the_rest_is_known(loss: dict[str, Any], message: str) -> None:
     make_plan({"loss": {"name": loss["name"], "gamma": 0.5}})
-    with pytest.raises(InvalidRequest, match=told) as refused:
+    with pytest.raises(InvalidRequest, match=message) as refused:
         make_plan({"loss": loss})
     planning.TEMPLATES.clear()
     with pytest.raises(InvalidRequest) as anew:
@@ -170,13 +172,13 @@ def test_options_that_differ_do_not_share_a_template() -> None:
 def test_pairs_are_counted_for_each_request() -> None:
     plan = make_plan({"task": "labelled_embeddings"})
 
-    def of(rows: int) -> Layout:
+    def inputs(rows: int) -> Layout:
         return {"embedding": ("float32", (rows, 2)), "label": ("int64", (rows,))}
 
     for rows in (8, 9):
-        assert plan.job(of(rows)).rows == rows
+        assert plan.job(inputs(rows)).rows == rows
     with pytest.raises(TooLarge, match="pairs"):
-        plan.job(of(100_000))
+        plan.job(inputs(100_000))
 
 
 def test_no_more_are_known_than_may_be(monkeypatch: pytest.MonkeyPatch) -> None:

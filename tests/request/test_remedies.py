@@ -18,7 +18,7 @@ MASK = np.where(CLASSES == 1, 255, 0)
 FLAT = CLASSES.reshape(-1)
 
 
-def said(*arguments: Any, **options: Any) -> str:
+def refusal(*arguments: Any, **options: Any) -> str:
     with pytest.raises(Problem) as refused:
         lossd.evaluate(*arguments, **options)
     return str(refused.value)
@@ -40,7 +40,7 @@ def said(*arguments: Any, **options: Any) -> str:
     ],
 )
 def test_a_refusal_names_what_to_send(loss: str, inputs: Mapping[str, Any], remedy: str) -> None:
-    assert remedy in said(loss, inputs=inputs)
+    assert remedy in refusal(loss, inputs=inputs)
 
 
 @pytest.mark.parametrize(
@@ -49,7 +49,7 @@ def test_a_refusal_names_what_to_send(loss: str, inputs: Mapping[str, Any], reme
 def test_predicted_classes_are_scored_as_the_refusal_says(task: str, predicted: np.ndarray) -> None:
     other = np.where(predicted == 2, 0, predicted)
     for sent in (other, other.astype(np.float32)):
-        assert "set metrics.classes to the" in said(
+        assert "set metrics.classes to the" in refusal(
             task=task, inputs={"prediction": sent, "target": predicted}
         ).replace("to their number", "to the number of classes")
     answer = lossd.evaluate(
@@ -61,6 +61,8 @@ def test_predicted_classes_are_scored_as_the_refusal_says(task: str, predicted: 
 def test_a_loss_says_where_predicted_classes_are_scored() -> None:
     other = np.where(CLASSES == 2, 0, CLASSES)
     for loss in ("cross_entropy", "dice", "focal"):
-        assert "name a task in place of the loss and set metrics.classes" in said(loss, other, CLASSES)
-        assert "name a task in place of the loss and set metrics.classes" in said(loss, other[0, 0], CLASSES[0, 0])
-        assert "leave it out, or name a task in place of the loss" in said(loss, other, CLASSES, metrics={"classes": 3})
+        assert "name a task in place of the loss and set metrics.classes" in refusal(loss, other, CLASSES)
+        assert "name a task in place of the loss and set metrics.classes" in refusal(loss, other[0, 0], CLASSES[0, 0])
+        assert "leave it out, or name a task in place of the loss" in refusal(
+            loss, other, CLASSES, metrics={"classes": 3}
+        )

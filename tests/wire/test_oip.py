@@ -210,8 +210,10 @@ def test_every_datatype_is_read_from_json(datatype: str, parser: str) -> None:
         if datatype == "BYTES":
             assert read["x"] == [v.encode() for v in values], (shape, nested)
         else:
-            own = array(read["x"])
-            np.testing.assert_array_equal(own, np.array(values, own.dtype).reshape(shape), f"{nested}", strict=True)
+            actual = array(read["x"])
+            np.testing.assert_array_equal(
+                actual, np.array(values, actual.dtype).reshape(shape), f"{nested}", strict=True
+            )
 
 
 @pytest.mark.parametrize("datatype", ["FP16", "BF16"])
@@ -306,12 +308,12 @@ FAULTS: list[tuple[str, bytes, bytes, str]] = [
 
 def test_a_fault_is_refused_with_its_reason(parser: str) -> None:
     wrong = {}
-    for case, text, data, said in FAULTS:
+    for case, text, data, reason in FAULTS:
         try:
             oip.decode_request(text + data, len(text))
             wrong[case] = "read"
         except Problem as refused:
-            if said not in refused.detail or refused.status not in (400, 413, 422):
+            if reason not in refused.detail or refused.status not in (400, 413, 422):
                 wrong[case] = f"{refused.status} {refused.detail}"
     assert wrong == {}
 
