@@ -40,7 +40,10 @@ SEEN = {
 def shorten(route) -> None:
     """Answer with some operations of the OpenAPI document: axe would take seconds for all."""
     document = route.fetch().json()
-    paths = {path: {key: of for key, of in document["paths"][path].items() if key in SOME[path]} for path in SOME}
+    paths = {
+        path: {key: operation for key, operation in document["paths"][path].items() if key in SOME[path]}
+        for path in SOME
+    }
     route.fulfill(json=document | {"paths": paths})
 
 

@@ -125,8 +125,8 @@ def test_a_frame_takes_one_round_trip(visit, model: str) -> None:
         page.wait_for_timeout(50)
         if len(held) == 4:
             break
-    asked = sorted(route.request.url.partition("?")[0].rpartition("/v1/")[2] for route in held)
-    assert asked == sorted(["evaluate", *(f"losses/{name}/descent.json" for name in LOSSES[model])])
+    requested_paths = sorted(route.request.url.partition("?")[0].rpartition("/v1/")[2] for route in held)
+    assert requested_paths == sorted(["evaluate", *(f"losses/{name}/descent.json" for name in LOSSES[model])])
     assert page.locator(".scroll[data-stale]").count() == 1  # the old table is dimmed
     for route in held:
         route.continue_()

@@ -242,13 +242,13 @@ def test_curves_are_read_off_by_keyboard_with_their_thresholds(visit, runs) -> N
     page.locator(".diagram .plots[data-drawn]").first.wait_for()
     curve.focus()
     page.keyboard.press("Home")
-    said = curve.get_attribute("aria-valuetext")
+    text = curve.get_attribute("aria-valuetext")
     page.keyboard.press("PageDown")
     first, rate = (
         curve.get_attribute("aria-valuetext"),
         r"false positive rate ([\d.e−]+), true positive rate ([\d.e−]+)",
     )
-    assert re.search(rate, said)
+    assert re.search(rate, text)
     page.keyboard.press("End")
     assert re.search(rate, curve.get_attribute("aria-valuetext")).groups() == ("1", "1")
     assert first is not None
@@ -282,12 +282,12 @@ def test_a_comparison_shows_the_verdicts_and_the_sentence_of_the_service(visit, 
     assert {"accuracy", "f1.macro"} <= set(expected)
     words = {"b": "better", "a": "worse", "undecided": "undecided", None: None}
     for name, (baseline, value, difference, interval, _, *verdict) in shown.items():
-        of = expected[name]
-        width = of["high"] - of["low"]
-        assert (number(baseline), number(value)) == pytest.approx((of["baseline"], of["value"]), rel=1e-5)
-        assert number(difference) == pytest.approx(of["difference"], abs=width / 20)
-        assert ends(interval) == pytest.approx([of["low"], of["high"]], abs=width / 20)
-        assert verdict == [words[of["verdict"]]]
+        entry = expected[name]
+        width = entry["high"] - entry["low"]
+        assert (number(baseline), number(value)) == pytest.approx((entry["baseline"], entry["value"]), rel=1e-5)
+        assert number(difference) == pytest.approx(entry["difference"], abs=width / 20)
+        assert ends(interval) == pytest.approx([entry["low"], entry["high"]], abs=width / 20)
+        assert verdict == [words[entry["verdict"]]]
     accuracies = [accuracy_score(LABELS, SCORES[name].argmax(1)) for name in (BAD, GOOD)]
     assert number(shown["accuracy"][2]) == pytest.approx(accuracies[1] - accuracies[0], abs=5e-3)
     assert shown["accuracy"][-1] == "better"

@@ -87,7 +87,7 @@ HEAD = ",".join([*(f"score {i}" for i in range(10)), "label"])
 
 
 def table(scores: np.ndarray, classes: np.ndarray) -> bytes:
-    rows = [[*map(repr, map(float, row)), str(of)] for row, of in zip(scores, classes, strict=True)]
+    rows = [[*map(repr, map(float, row)), str(label)] for row, label in zip(scores, classes, strict=True)]
     return "\n".join([HEAD, *map(",".join, rows)]).encode()
 
 
@@ -155,7 +155,7 @@ def test_halves_and_doubles_keep_their_dtype(visit, service: Running) -> None:
         for form in ("json", "safetensors"):
             page = opened(visit, f"?loss=mse&as={form}")
             arrays = [RNG.normal(size=300).astype(dtype) for _ in range(2)]
-            files = {f"{name}__npy": npy(of) for name, of in zip(("prediction", "target"), arrays, strict=True)}
+            files = {f"{name}__npy": npy(array) for name, array in zip(("prediction", "target"), arrays, strict=True)}
             loss = after(page, lambda page=page, files=files: drop(page, **files))
             with LossClient(service.url) as lossd:
                 assert loss == lossd.evaluate("mse", *arrays).loss
@@ -258,13 +258,13 @@ def test_parameters_metrics_and_options_are_sent(visit, service: Running) -> Non
     after(page, lambda: page.get_by_role("slider", name="gamma").fill("3.5"))
     after(page, lambda: page.get_by_label("auroc", exact=True).check())
     after(page, lambda: page.get_by_label("gradient.clip norm, as digits").fill("0.05"))
-    with page.expect_request("**/v1/evaluate") as asked:
+    with page.expect_request("**/v1/evaluate") as request:
         after(page, lambda: page.locator(".choice label", has_text="sum").click())
-    body = json.loads(asked.value.post_data)
+    body = json.loads(request.value.post_data)
     assert body["loss"] == {"name": "focal", "gamma": 3.5, "reduction": "sum"}
     assert body["gradient"] == {"clip_norm": 0.05}
     assert "auroc" in body["metrics"]["names"]
-    inputs = {name: np.array(of) for name, of in body["inputs"].items()}
+    inputs = {name: np.array(values) for name, values in body["inputs"].items()}
     with LossClient(service.url) as lossd:
         expected = lossd.evaluate(
             body["loss"], inputs=inputs | {"prediction": inputs["prediction"].astype(np.float32)},

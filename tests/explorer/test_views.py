@@ -132,9 +132,9 @@ def test_curves_can_be_added_kept_and_removed_and_the_address_says_so(visit) -> 
 def test_the_service_s_picture_of_the_same_lines_can_be_saved(visit) -> None:
     page = visit("/losses/focal?gamma=3&with=focal;gamma=1&with=cross_entropy", again=True)
     drawn(page)
-    with page.expect_download() as saved, page.expect_request("**/curve.svg?*") as asked:
+    with page.expect_download() as saved, page.expect_request("**/curve.svg?*") as request:
         page.get_by_role("button", name="Save as SVG").click()
-    assert asked.value.url.split("?")[1] == "x=probability&gamma=3&gamma=1&with=cross_entropy"
+    assert request.value.url.split("?")[1] == "x=probability&gamma=3&gamma=1&with=cross_entropy"
     assert saved.value.suggested_filename == "focal.svg"
     assert "<svg" in saved.value.path().read_text()
 

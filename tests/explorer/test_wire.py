@@ -46,24 +46,26 @@ def test_what_the_page_writes_a_safetensors_library_reads(run: Run) -> None:
     file = base64.b64decode(run("safetensors.js", code, list(ARRAYS)))
     assert (8 + int.from_bytes(file[:8], "little")) % 64 == 0
     tensors = load(file)
-    assert {name: of.dtype for name, of in tensors.items()} == {name: np.dtype(of) for name, of in ARRAYS.items()}
-    for of in tensors.values():
-        np.testing.assert_array_equal(of.astype(int), [[0, 1, 1], [0, 1, 0]])
+    assert {name: tensor.dtype for name, tensor in tensors.items()} == {
+        name: np.dtype(dtype) for name, dtype in ARRAYS.items()
+    }
+    for tensor in tensors.values():
+        np.testing.assert_array_equal(tensor.astype(int), [[0, 1, 1], [0, 1, 0]])
     assert safetensors.decode(file)[1] == {"request": '{"loss":"mse"}', "é": "✓"}
 
 
 def test_what_the_service_writes_the_page_reads(run: Run) -> None:
     values = {"F64": [0.1, -2.5e300], "F32": [0.5, -3.25], "F16": [0.5, 6.1e-5], "I64": [-1, 2**40], "U8": [0, 255]}
-    arrays = {name: np.array(of, ARRAYS[name]) for name, of in values.items()}
+    arrays = {name: np.array(numbers, ARRAYS[name]) for name, numbers in values.items()}
     bf16 = Tensor("bfloat16", (2,), np.array([1.5, -2.0], np.float32).view(np.uint16)[1::2].tobytes())
-    tensors = {name: Tensor.of(of) for name, of in arrays.items()} | {"BF16": bf16}
+    tensors = {name: Tensor.of(array) for name, array in arrays.items()} | {"BF16": bf16}
     file = b"".join(safetensors.encode(tensors, {"result": "{}"}))
     code = f"""
       const {{ tensors, metadata }} = its.decode({BUFFER});
       return [Object.fromEntries(Object.entries(tensors).map(([name, of]) => [name, its.numbers(of)])), metadata];
     """
     read, metadata = run("safetensors.js", code, base64.b64encode(file).decode())
-    assert read == {name: [float(v) for v in of] for name, of in arrays.items()} | {"BF16": [1.5, -2.0]}
+    assert read == {name: [float(v) for v in array] for name, array in arrays.items()} | {"BF16": [1.5, -2.0]}
     assert metadata == {"result": "{}"}
 
 
@@ -96,6 +98,6 @@ def test_the_metrics_are_read_as_prometheus_reads_them(run: Run) -> None:
     for family in text_string_to_metric_families(METRICS):
         for sample in family.samples:
             expected.setdefault(sample.name, []).append([dict(sample.labels), sample.value])
-    assert {name: [[labels, float(value)] for labels, value in of] for name, of in samples.items()} == expected
+    assert {name: [[labels, float(value)] for labels, value in series] for name, series in samples.items()} == expected
     assert counted == [["0.1", 2], ["Infinity", 3]]
     assert fifth == pytest.approx(0.05)
