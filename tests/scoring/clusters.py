@@ -10,6 +10,7 @@ import json
 import os
 import signal
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,8 @@ HEAD = {"include_dashboard": False, "include_log_monitor": False, "no_monitor": 
 
 WORKS = b"ray::_run"
 """What Ray calls a process while it evaluates a chunk."""
+
+LONGEST_S = 60.0
 
 
 def ray_cluster() -> None:
@@ -43,14 +46,18 @@ def ray_cluster() -> None:
 
 
 def _kill_a_worker() -> None:
-    for path in Path("/proc").glob("[0-9]*"):
-        try:
-            works = (path / "cmdline").read_bytes().startswith(WORKS)
-            if works and os.getsid(int(path.name)) == os.getsid(0):
-                os.kill(int(path.name), signal.SIGKILL)
-                return
-        except OSError:
-            continue
+    """Kill a process that evaluates a chunk; wait for one, because between two chunks there may be none."""
+    end = time.monotonic() + LONGEST_S
+    while time.monotonic() < end:
+        for path in Path("/proc").glob("[0-9]*"):
+            try:
+                works = (path / "cmdline").read_bytes().startswith(WORKS)
+                if works and os.getsid(int(path.name)) == os.getsid(0):
+                    os.kill(int(path.name), signal.SIGKILL)
+                    return
+            except OSError:
+                continue
+        time.sleep(0.01)
     raise AssertionError("no process evaluates a chunk")
 
 
