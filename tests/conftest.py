@@ -6,12 +6,15 @@ import gc
 import importlib
 import os
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
 # Read where torch is loaded. Tests have more threads than the machine has cores: those that wait for each other by
 # asking again and again, as they do otherwise, take two thirds of the time of tests with threads.
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+
+EXPLORER = Path(__file__).parent / "explorer"
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -53,3 +56,18 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         return usual_s if limit is None else max(usual_s, limit.args[0])
 
     items.sort(key=limit_s, reverse=True)
+    _begin_with_the_browser(config, items)
+
+
+def _begin_with_the_browser(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Move the tests of the explorer to where the last process begins, so that the others take few of them.
+
+    Each process that runs some of them starts a browser and a service, and loads each view again: at the end, all
+    would, and wait for each other.
+    """
+    processes: int = getattr(config, "workerinput", {}).get("workercount", 1)
+    explorer, others = (
+        [item for item in items if (EXPLORER in item.path.parents) == is_explorer] for is_explorer in (True, False)
+    )
+    begin = len(items) * (processes - 1) // processes + processes - 1  # xdist rounds each process's share down
+    items[:] = others[:begin] + explorer + others[begin:]
