@@ -8,7 +8,7 @@ const SMALL = 2000;
 
 /** Whether a request is short enough for a command; a longer one is sent from a file. */
 const isSmall = ({ inputs }) =>
-  Object.values(inputs).every((array) => array.dtype !== "BF16" && !(count(array) > SMALL));
+  Object.values(inputs).every((input) => input.dtype !== "BF16" && !(count(input) > SMALL));
 const count = ({ shape }) => shape && elementCount(shape);
 
 export const LANGUAGES = {

@@ -1,5 +1,7 @@
 /** The state of the service: polled, and checked at once after a failed request. */
 
+import { onAbort } from "./signals.js";
+
 const EVERY_MS = { ready: 2000, other: 1000 };
 const PATIENCE_MS = 4000;
 
@@ -18,7 +20,7 @@ export async function untilStarted(signal) {
   while (state === "waiting" && !signal?.aborted) {
     await new Promise((resolve) => {
       changed.addEventListener("change", resolve, { once: true });
-      signal?.addEventListener("abort", resolve, { once: true });
+      onAbort(signal, resolve);
     });
   }
 }
