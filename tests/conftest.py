@@ -60,14 +60,13 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 
 def _begin_with_the_browser(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Move the tests of the explorer to where the last process begins, so that the others take few of them.
+    """Move the tests of the explorer to where the last process begins, so that it runs most of them.
 
-    Each process that runs some of them starts a browser and a service, and loads each view again: at the end, all
-    would, and wait for each other.
+    Each process that runs one of them starts a browser and a service, and loads the views. At the end of a run, the
+    tests that are left are shared among all processes: then each would start a browser.
     """
     processes: int = getattr(config, "workerinput", {}).get("workercount", 1)
-    explorer, others = (
-        [item for item in items if (EXPLORER in item.path.parents) == is_explorer] for is_explorer in (True, False)
-    )
+    explorer = [item for item in items if EXPLORER in item.path.parents]
+    others = [item for item in items if EXPLORER not in item.path.parents]
     begin = len(items) * (processes - 1) // processes + processes - 1  # xdist rounds each process's share down
     items[:] = others[:begin] + explorer + others[begin:]

@@ -114,10 +114,12 @@ HELD = """
 def pytest_runtest_makereport(item: pytest.Item) -> Iterator[Any]:
     """Add what its pages hold to the report of a test that failed."""
     report = yield
-    if report.when == "call" and report.failed:
-        visit = getattr(item, "funcargs", {}).get("visit")
-        for page in getattr(visit, "pages", []):
-            with suppress(Exception):  # the page, or the browser, may have ended
+    visit = getattr(item, "funcargs", {}).get("visit")
+    if report.when == "call" and report.failed and visit is not None:
+        from playwright.sync_api import Error
+
+        for page in visit.pages:
+            with suppress(Error):  # the page, or the browser, may have ended
                 report.sections.append((f"page with complaints {page.complaints}", page.evaluate(HELD)))
     return report
 
