@@ -19,8 +19,10 @@ import httpx
 import pytest
 
 from lossd.engine import worker_process
+from waiting import eventually
 
 MSE = {"loss": {"name": "mse"}, "inputs": {"prediction": [1.0, 4.0], "target": [3.0, 3.0]}}
+START_S = 90.0
 
 # Every Python process reads it when it starts: workers wait there, or end, as the file says.
 SITE = """
@@ -52,13 +54,6 @@ class Serving:
         new = self.gate.with_suffix(".new")
         new.write_text(str(status))
         new.replace(self.gate)
-
-
-def eventually(condition) -> None:
-    end = time.monotonic() + 90
-    while not condition():
-        assert time.monotonic() < end, "the condition did not come true"
-        time.sleep(0.02)
 
 
 def accepts(port: int) -> bool:
@@ -101,8 +96,8 @@ def test_requests_wait_for_the_worker_and_the_address_is_said_when_it_is_ready(
     options: tuple[str, ...], tmp_path: Path
 ) -> None:
     with serving(tmp_path, *options) as service, ThreadPoolExecutor(1) as pool:
-        eventually(lambda: "is starting" in service.errors)
-        eventually(lambda: accepts(service.port))
+        eventually(lambda: "is starting" in service.errors, START_S)
+        eventually(lambda: accepts(service.port), START_S)
         held = pool.submit(httpx.post, f"{service.url}/v1/evaluate", json=MSE, timeout=90)
         assert httpx.get(f"{service.url}/health/live", timeout=60).status_code == 200
         assert httpx.get(f"{service.url}/health/ready", timeout=60).status_code == 503
@@ -113,7 +108,7 @@ def test_requests_wait_for_the_worker_and_the_address_is_said_when_it_is_ready(
         assert (service.output, held.done()) == ([], False)
         service.open()
         assert held.result().json()["loss"] == 2.5
-        eventually(lambda: service.output)
+        eventually(lambda: service.output, START_S)
         assert re.fullmatch(
             rf"lossd \S+ listens on {service.url}, reachable from this machine only\n", service.output[0]
         )
@@ -123,10 +118,10 @@ def test_requests_wait_for_the_worker_and_the_address_is_said_when_it_is_ready(
 
 def test_an_engine_without_a_process_says_its_address_when_it_has_loaded(tmp_path: Path) -> None:
     with serving(tmp_path, "--engine=inline") as service:
-        eventually(lambda: accepts(service.port))
+        eventually(lambda: accepts(service.port), START_S)
         answer = httpx.post(f"{service.url}/v1/evaluate", json=MSE, timeout=90)
         assert answer.json()["loss"] == 2.5
-        eventually(lambda: service.output)
+        eventually(lambda: service.output, START_S)
         assert f"listens on {service.url}," in service.output[0]
 
 
@@ -142,7 +137,7 @@ def test_where_no_worker_starts_the_command_ends_and_says_so(options: tuple[str,
 @pytest.mark.parametrize("options", [(), ("--fronts=2",)], ids=["one front", "several"])
 def test_it_can_be_stopped_while_it_starts(options: tuple[str, ...], tmp_path: Path) -> None:
     with serving(tmp_path, *options) as service:
-        eventually(lambda: accepts(service.port))
+        eventually(lambda: accepts(service.port), START_S)
         assert httpx.get(f"{service.url}/health/live", timeout=60).status_code == 200
         service.process.send_signal(signal.SIGTERM)
         assert service.process.wait(60) == 0

@@ -18,7 +18,6 @@ import httpx
 import numpy as np
 import pytest
 
-from fronts.group import eventually
 from lossd.api.http.asgi import RAW_HEAD
 from lossd.api.http.known_heads import KnownHeads
 from lossd.api.http.request import HttpRequest
@@ -29,6 +28,7 @@ from lossd.recorder.client import Recorder
 from lossd.runs.definition import RunDocument
 from lossd_client.wire import Tensor, oip, safetensors
 from serving import Running, running
+from waiting import eventually
 
 KEY = "a-key-of-sixteen-characters-or-more"
 CHANGING = (b"date", b"x-request-id", b"server-timing")

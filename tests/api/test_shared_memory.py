@@ -18,13 +18,14 @@ from tritonclient.http import InferenceServerClient, InferInput, InferRequestedO
 from tritonclient.utils import InferenceServerException, shared_memory, triton_to_np_dtype
 
 import lossd
-from fronts.group import eventually, group
+from fronts.group import group
 from lossd.api.inference.shared_memory import Region, SharedRegions, check_local
 from lossd.configuration.keys import key_line
 from lossd.configuration.settings import Settings
 from lossd_client.errors import Forbidden, InvalidRequest
 from lossd_client.wire import oip
 from serving import Running, running
+from waiting import eventually
 
 Open = Callable[[int], tuple[str, Any]]
 

@@ -7,7 +7,7 @@ import os
 import signal
 import socket
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
@@ -20,6 +20,7 @@ from deployment import network
 from deployment.load import LARGE, SMALL, TRIES_S, Load, question, under_load, with_client, without_retries
 from deployment.proxy import HAPROXY, Proxy, free_port, haproxy
 from lossd_client import LossClient
+from waiting import eventually
 
 pytestmark = pytest.mark.skipif(HAPROXY is None, reason="haproxy is not installed")
 
@@ -133,13 +134,6 @@ def half_answered(url: str) -> Iterator[http.client.HTTPResponse]:
         yield connection.getresponse()
 
 
-def wait_until(condition: Callable[[], bool]) -> None:
-    end = time.monotonic() + 60
-    while not condition():
-        assert time.monotonic() < end
-        time.sleep(0.05)
-
-
 def wait_until_all_has_arrived(*ports: int) -> None:
     """Wait until no byte of a request is on its way to these ports, or in the proxy between them."""
     quiet = 0
@@ -172,7 +166,7 @@ def test_what_a_machine_has_taken_that_vanishes_is_answered_by_another(tmp_path:
             threads = stack.enter_context(ThreadPoolExecutor(len(asks) + len(halves)))
             answers = [threads.submit(ask, q.prediction, q.target) for ask, q in zip(asks, questions, strict=True)]
             # Each replica has as many requests as the other: one half answered, one small and one large.
-            wait_until(lambda: first.held()[0] == second.held()[0] == 3)
+            eventually(lambda: first.held()[0] == second.held()[0] == 3)
             wait_until_all_has_arrived(proxy.port, first.port)
             machine.cut()
             begin = time.monotonic()

@@ -18,13 +18,14 @@ import httpx
 import numpy as np
 import pytest
 
-from fronts.group import eventually, is_alive
+from fronts.group import is_alive
 from lossd.api import drawing
 from lossd.engine import worker_process
 from lossd.engine.slab import SlabPool
 from lossd_client import wire
 from lossd_client.wire import safetensors
 from serving import running
+from waiting import eventually
 
 MSE = {"loss": {"name": "mse"}, "inputs": {"prediction": [1.0], "target": [3.0]}}
 OIP = {

@@ -9,11 +9,13 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import httpx
+
+from waiting import eventually
 
 
 class Group:
@@ -90,14 +92,6 @@ class Group:
                     if os.readlink(fd) == f"socket:[{inode}]":
                         return pid
         return None
-
-
-def eventually(condition: Callable[[], object], timeout_s: float = 60.0) -> None:
-    """Wait for a condition."""
-    end = time.monotonic() + timeout_s
-    while not condition():
-        assert time.monotonic() < end, "the condition did not come true"
-        time.sleep(0.02)
 
 
 def is_alive(pid: int) -> bool:

@@ -22,8 +22,9 @@ from click.testing import CliRunner
 from chaos.bodies import HEADERS, safetensors_body
 from chaos.http import head
 from chaos.service import cpu_s, written_bytes
-from fronts.group import Group, eventually, group, is_alive
+from fronts.group import Group, group, is_alive
 from lossd.cli import main
+from waiting import eventually
 
 
 @pytest.fixture(scope="module")

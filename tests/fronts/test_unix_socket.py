@@ -19,7 +19,7 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 
-from fronts.group import eventually, group
+from fronts.group import group
 from lossd.cli import main
 from lossd.configuration.preflight import StartError
 from lossd.engine import worker_process
@@ -27,6 +27,7 @@ from lossd.fronts.unix_socket import UnixSocket
 from lossd_client import AsyncLossClient, LossClient
 from lossd_client.errors import ConnectionFailed
 from serving import certificate, command
+from waiting import eventually
 
 pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # see collected
 

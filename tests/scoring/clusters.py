@@ -10,11 +10,11 @@ import json
 import os
 import signal
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
 from ray_nodes import no_dashboard, small_agents
+from waiting import eventually
 
 __all__ = ["dask_cluster", "ray_cluster"]
 
@@ -26,8 +26,6 @@ HEAD = {"include_dashboard": False, "include_log_monitor": False, "no_monitor": 
 
 WORKS = b"ray::_run"
 """What Ray calls a process while it evaluates a chunk."""
-
-LONGEST_S = 60.0
 
 
 def ray_cluster() -> None:
@@ -47,18 +45,19 @@ def ray_cluster() -> None:
 
 def _kill_a_worker() -> None:
     """Kill a process that evaluates a chunk; wait for one, because between two chunks there may be none."""
-    end = time.monotonic() + LONGEST_S
-    while time.monotonic() < end:
-        for path in Path("/proc").glob("[0-9]*"):
-            try:
-                works = (path / "cmdline").read_bytes().startswith(WORKS)
-                if works and os.getsid(int(path.name)) == os.getsid(0):
-                    os.kill(int(path.name), signal.SIGKILL)
-                    return
-            except OSError:
-                continue
-        time.sleep(0.01)
-    raise AssertionError("no process evaluates a chunk")
+    eventually(lambda: any(map(_is_killed, Path("/proc").glob("[0-9]*"))))
+
+
+def _is_killed(process: Path) -> bool:
+    """Kill a process of this session if it evaluates a chunk, and return whether it does."""
+    try:
+        works = (process / "cmdline").read_bytes().startswith(WORKS)
+        if not works or os.getsid(int(process.name)) != os.getsid(0):
+            return False
+        os.kill(int(process.name), signal.SIGKILL)
+    except OSError:
+        return False
+    return True
 
 
 def dask_cluster() -> None:

@@ -7,7 +7,6 @@ import random
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Generator, Sequence
 from pathlib import Path
 from typing import Any
@@ -28,8 +27,10 @@ from lossd.scoring.chunks import Chunk
 from lossd.scoring.executors import Failed, Here, Processes
 from lossd.scoring.work import ChunkResult
 from scoring.dying import CutOff, Dying
+from waiting import eventually
 
 ROWS, SMALL = 400, 2500
+LONGEST_S = 120.0
 LOSS = ("--loss", "cross_entropy", "--metrics", "accuracy,auroc,log_loss,confusion_matrix")
 SLICES = ("--slices", "site=A,B", "--slices", "sex=f,m", "--slice", "sex=f", "--groups", "16")
 
@@ -268,12 +269,12 @@ def test_a_killed_command_goes_on_where_it_was(large: Path, tmp_path: Path, monk
         ledger,
     ]
     started = worker_process.subprocess.Popen(list(map(str, command)), stderr=subprocess.DEVNULL)
-    until(lambda: ledger.exists() and ledger.read_bytes().count(b"\n"), 3)
+    eventually(lambda: ledger.exists() and ledger.read_bytes().count(b"\n") >= 3, LONGEST_S)
     processes = descendants(started.pid)
     started.kill()
     started.wait()
     assert len(processes) >= 3, "a server of forks and two processes"
-    until(lambda: not any(map(runs, processes)), 1)
+    eventually(lambda: not any(map(runs, processes)), LONGEST_S)
     kept = ledger.read_bytes()
     kept = kept[: kept.rindex(b"\n") + 1]
     ledger.write_bytes(kept + kept.splitlines()[1][:-7])  # as if the machine had stopped while a line was written
@@ -306,13 +307,6 @@ def runs(pid: int) -> bool:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(") ")[2][0] != "Z"
     except OSError:
         return False
-
-
-def until(count: Callable[[], Any], least: int) -> None:
-    deadline = time.monotonic() + 120
-    while count() < least:
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
 
 
 # The ledger
